@@ -1,0 +1,169 @@
+"""The schema of a run: every field with its meaning, unit and default.
+
+`base()` is a config with every default; the files in configs/ change what they need.
+validation.py checks the values before anything runs.
+"""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field: default, what it means, and which values it may take."""
+
+    default: Any
+    doc: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple = ()
+    kind: type | None = None  # only where the default is None: the type once it is given
+    length: bool = False  # a string that `Length` reads: "500 steps", "20 epochs", "5%"
+
+    @property
+    def type(self) -> type:
+        return self.kind or type(self.default)
+
+
+F = Field
+FIELDS: dict[str, Field] = {
+    "task": F("classification", "what is trained", choices=("classification",)),
+    # model
+    "model.name": F("vit", "architecture; PiT is vit with patch 1", choices=("vit",)),
+    "model.width": F(192, "channels of a token", low=1),
+    "model.depth": F(12, "layers", low=1),
+    "model.heads": F(12, "attention heads; must divide the width", low=1),
+    "model.mlp": F(0, "hidden units of the MLP; 0 = 4 × width", low=0),
+    "model.patch": F(1, "side of a patch in pixels; 1 = every pixel a token", low=1),
+    "model.position": F("learned", "positions", choices=("learned", "sincos2d", "none")),
+    "model.position_std": F(0.02, "standard deviation learned positions start with", low=0.0),
+    "model.pool": F("cls", "what the head reads", choices=("cls", "mean")),
+    "model.embed": F("linear", "how pixels enter", choices=("linear", "dictionary")),
+    "model.dictionary_bits": F(8, "bits a channel of the colour dictionary", low=1, high=8),
+    "model.drop_path": F(0.0, "stochastic depth of the last layer, linear from 0", low=0.0, high=0.99),
+    "model.dropout": F(0.0, "dropout on tokens and residual branches", low=0.0, high=0.99),
+    "model.layer_scale": F(0.0, "initial scale of residual branches; 0 = none", low=0.0),
+    "model.norm_eps": F(1e-6, "epsilon of the layer norms", low=0.0),
+    "model.dtype": F(
+        "auto",
+        "compute dtype; auto = bfloat16 on TPU and GPU, float32 on CPU",
+        choices=("auto", "float32", "bfloat16"),
+    ),
+    "model.attention": F("auto", "attention implementation", choices=("auto", "xla")),
+    "model.remat": F(
+        "none",
+        "what the backward pass recomputes: nothing, whole blocks, or all but matrix products",
+        choices=("none", "full", "dots"),
+    ),
+    # data
+    "data.name": F("digits", "digits, folder, or the name of a TensorFlow Datasets set"),
+    "data.dir": F("", "where the set lies; empty = $TFDS_DATA_DIR or ~/tensorflow_datasets"),
+    "data.split": F("train", "training split, or folder of class folders"),
+    "data.eval_split": F("test", "evaluation split, or folder of class folders"),
+    "data.image_size": F(32, "side of the image the model sees, pixels", low=1),
+    "data.channels": F(3, "colour channels", choices=(1, 3)),
+    "data.num_classes": F(10, "classes", low=2),
+    "data.mean": F((0.5,), "mean subtracted from images in [0, 1], one value or one a channel"),
+    "data.std": F((0.5,), "standard deviation they are divided by, likewise"),
+    "data.in_memory_gb": F(4.0, "sets up to this size (as uint8) are held in memory, GB", low=0.0),
+    "data.workers": F(0, "processes that decode streamed images; 0 = threads only", low=0),
+    "data.corrupt": F("refuse", "an image that cannot be decoded", choices=("refuse", "skip")),
+    # augmentation, inside the jitted training step
+    "data.augmentation.crop": F(
+        "none", "random crop: of the padded image, or of random area", choices=("none", "pad", "resized")
+    ),
+    "data.augmentation.pad": F(4, "pixels of padding around the image for crop=pad", low=1),
+    "data.augmentation.scale": F((0.2, 1.0), "range of a resized crop's area, share of the image"),
+    "data.augmentation.ratio": F((0.75, 4 / 3), "range of a resized crop's width / height"),
+    "data.augmentation.interpolation": F(
+        "bicubic", "of a resized crop, antialiased", choices=("bilinear", "bicubic")
+    ),
+    "data.augmentation.flip": F(0.0, "probability of a horizontal flip", low=0.0, high=1.0),
+    "data.augmentation.grayscale": F(0.0, "probability of losing all colour", low=0.0, high=1.0),
+    "data.augmentation.jitter": F(
+        (0.0, 0.0, 0.0, 0.0), "strength of brightness, contrast, saturation and hue jitter"
+    ),
+    "data.augmentation.mixup": F(0.0, "alpha of mixup's Beta distribution; 0 = off", low=0.0),
+    "data.augmentation.cutmix": F(0.0, "alpha of cutmix's; with both on, one of them a batch", low=0.0),
+    # optim
+    "optim.name": F("adamw", "optimiser", choices=("adamw", "sgd")),
+    "optim.lr": F(1e-3, "peak learning rate; see lr_batch", low=0.0),
+    "optim.lr_batch": F(
+        0, "0 = lr is absolute; 256 = lr is a base rate, × batch_size / 256", low=0
+    ),
+    "optim.betas": F((0.9, 0.999), "AdamW's betas; sgd takes the first as momentum"),
+    "optim.eps": F(1e-8, "AdamW's epsilon", low=0.0),
+    "optim.weight_decay": F(0.0, "decoupled; none on norms, biases, [CLS], positions", low=0.0),
+    "optim.layer_decay": F(1.0, "learning rate factor a layer, counted from the head", low=0.0, high=1.0),
+    "optim.freeze": F((), "regular expressions of parameter paths that do not train"),
+    "optim.clip": F(0.0, "largest global gradient norm; 0 = off", low=0.0),
+    "optim.schedule": F("cosine", "after warm-up", choices=("cosine", "constant", "wsd")),
+    "optim.warmup": F("0 steps", "linear warm-up from 0", length=True),
+    "optim.decay": F("20%", "linear decay at the end of warm-up–stable–decay (wsd)", length=True),
+    "optim.lr_end": F(0.0, "absolute learning rate at the end of cosine and wsd", low=0.0),
+    "optim.ema": F(0.0, "decay of the parameters' moving average, evaluated if on; 0 = off", low=0.0, high=0.999999),
+    # train
+    "train.batch_size": F(1024, "examples a step, over all devices", low=1),
+    "train.steps": F(None, "length in steps; one of steps, epochs, examples", kind=int, low=1),
+    "train.epochs": F(None, "length in passes over the training set", kind=float, low=0.0),
+    "train.examples": F(None, "length in training examples", kind=int, low=1),
+    "train.accumulate": F(1, "gradients of this many equal parts of the batch are averaged", low=1),
+    "train.label_smoothing": F(0.0, "share of the target spread over all classes", low=0.0, high=0.99),
+    "train.seed": F(0, "seed of initial weights, data order and augmentation", low=0),
+    "train.log_every": F(50, "steps between rows of metrics.jsonl", low=1),
+    "train.deterministic": F(False, "same bits on a GPU too, slower"),
+    "train.tensorboard": F(True, "also write TensorBoard event files"),
+    "train.wandb": F("", "also log to this Weights & Biases project; empty = off"),
+    # mesh
+    "mesh.data": F(-1, "devices over examples; -1 = what is left", low=-1),
+    "mesh.fsdp": F(1, "devices over examples and parameters", low=-1),
+    "mesh.seq": F(1, "devices over tokens", low=-1),
+    "mesh.model": F(1, "devices over heads and hidden units", low=-1),
+    # eval, checkpoint, launch
+    "eval.every": F("10%", "between evaluations; the last step is always evaluated", length=True),
+    "eval.batch_size": F(0, "examples an evaluation step; 0 = train.batch_size", low=0),
+    "eval.what": F(("accuracy",), "evaluations of the task to run during training"),
+    "checkpoint.every": F("10%", "between checkpoints; the last step is always saved", length=True),
+    "checkpoint.keep": F(2, "newest checkpoints that stay", low=1),
+    "checkpoint.keep_best": F(1, "checkpoints of best evaluation accuracy that stay too", low=0),
+    "launch.heartbeat_s": F(100, "seconds until a silent process counts as dead", low=10),
+    "init_from": F("", "run directory or .safetensors file whose weights the run starts from"),
+    "resume": F("", "run directory whose whole state a fresh run starts from"),
+}  # fmt: skip
+
+
+def base() -> ConfigDict:
+    """A config that holds every field with its default."""
+    tree: dict[str, Any] = {}
+    for name, field in FIELDS.items():
+        *groups, leaf = name.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        missing = field.default is None
+        node[leaf] = config_dict.placeholder(field.type) if missing else field.default
+    return ConfigDict(tree).lock()
+
+
+def assign(config: ConfigDict, name: str, value: Any) -> None:
+    """Sets the field with the dotted `name`."""
+    *groups, leaf = name.split(".")
+    for group in groups:
+        config = config[group]
+    config[leaf] = value
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """{"model.width": 192, ...}, in the order of the config."""
+    flat = {}
+    for key, value in config.items():
+        nested = isinstance(value, ConfigDict)
+        flat.update(flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
+    return flat
+
+
+def label(c: ConfigDict) -> str:
+    """What tables call the model: "PiT", "ViT/2"."""
+    return "PiT" if c.model.patch == 1 else f"ViT/{c.model.patch}"

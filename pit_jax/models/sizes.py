@@ -1,0 +1,50 @@
+"""The named sizes of ViT and PiT, and how a name such as `vit-s/2` is read.
+
+Layers, widths and MLP widths are those of PAPER.md's table 1 (ViT-T/S/B/L/H of DeiT and
+ViT). The Pixel Transformer paper gives Tiny 12 heads where DeiT has 3; Small's 12 heads
+are assumed (DeiT: 6). The number of heads changes no parameter count.
+"""
+
+import re
+
+from pit_jax.errors import ConfigError
+
+SIZES = {
+    "t": dict(depth=12, width=192, mlp=768, heads=12),
+    "s": dict(depth=12, width=384, mlp=1536, heads=12),
+    "b": dict(depth=12, width=768, mlp=3072, heads=12),
+    "l": dict(depth=24, width=1024, mlp=4096, heads=16),
+    "h": dict(depth=32, width=1280, mlp=5120, heads=16),
+}
+
+_NAME = re.compile(r"(?P<family>pit|vit)(-(?P<size>[a-z]))?(/(?P<patch>[1-9]\d*))?")
+
+
+def parse_name(name: str, sizes: str = "") -> dict:
+    """Reads `pit`, `pit-s`, `vit/2` or `vit-s/2` into model fields.
+
+    Args:
+      name: the model's name; PiT is patch 1, ViT needs its patch size after a slash.
+      sizes: the letters of `SIZES` that may follow the family, for example "ts"; empty
+        means that the caller fixes the size and the name must not hold one.
+
+    Returns:
+      A dict of `patch` and, where the name holds a size, width, depth, heads and mlp.
+
+    Raises:
+      ConfigError: for any other name, listing the ones that would do.
+    """
+    match = _NAME.fullmatch(name)
+    size = match["size"] if match else None
+    well_formed = (
+        match
+        and (size in tuple(sizes) if sizes else size is None)
+        and (match["family"] == "vit") == (match["patch"] is not None)
+    )
+    if not well_formed:
+        examples = [f"pit-{s}" for s in sizes] + [f"vit-{s}/2" for s in sizes]
+        raise ConfigError(
+            f"unknown model {name!r}: write one of {', '.join(examples or ['pit', 'vit/2'])}"
+            " (the number after the slash is the patch size)"
+        )
+    return dict(patch=int(match["patch"] or 1), **(SIZES[size] if size else {}))

@@ -1,0 +1,176 @@
+"""The checks of a config, each refused in one line that names the field.
+
+`resolve()` needs nothing but the config; `check_batch()` is asked where the mesh is known.
+"""
+
+import difflib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pit_jax.config import FIELDS, assign, base, flatten
+from pit_jax.errors import ConfigError
+from pit_jax.lengths import Length
+
+
+def unknown_field(name: str) -> ConfigError:
+    """The error for a field that does not exist, naming the nearest one that does."""
+    near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)
+    return ConfigError(f"config.{name} is not a field; did you mean config.{near[0]}?")
+
+
+def check_value(name: str, value: Any) -> Any:
+    """`value` as the field's type, within its range.
+
+    Raises:
+      ConfigError: naming the field, the value and what may stand there.
+    """
+    field = FIELDS.get(name)
+    if field is None:
+        raise unknown_field(name)
+    if value is None and field.default is None:
+        return None
+    kind = field.type
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    wrong_bool = isinstance(value, bool) and kind is not bool
+    if not isinstance(value, kind) or wrong_bool:
+        raise ConfigError(f"config.{name}={value!r} should be of type {kind.__name__}: {field.doc}")
+    if field.choices and value not in field.choices:
+        near = difflib.get_close_matches(str(value), map(str, field.choices), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"config.{name}={value!r} is none of {', '.join(map(str, field.choices))}{hint}"
+        )
+    below = field.low is not None and not value >= field.low  # `not >=`: NaN is refused too
+    above = field.high is not None and not value <= field.high
+    if below or above:
+        limits = [f"at least {field.low}"] if field.low is not None else []
+        limits += [f"at most {field.high}"] if field.high is not None else []
+        raise ConfigError(f"config.{name}={value!r} must be {' and '.join(limits)}: {field.doc}")
+    if kind is float and value == float("inf"):
+        raise ConfigError(f"config.{name}={value!r} must be finite")
+    if field.length:
+        try:
+            Length.parse(value)
+        except ValueError as error:
+            raise ConfigError(f"config.{name}={value!r}: {error}") from None
+    return value
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """A checked copy with everything filled in that follows from other fields.
+
+    Raises:
+      ConfigError: in one line that names the field.
+    """
+    flat = flatten(config)
+    resolved = base()
+    for name, value in flat.items():
+        assign(resolved, name, check_value(name, value))
+    if resolved.model.mlp == 0:
+        resolved.model.mlp = 4 * resolved.model.width
+    _check_together(resolved)
+    return resolved
+
+
+def _check_together(c: ConfigDict) -> None:
+    """Refuses fields that are fine one by one and do not fit together."""
+
+    def require(holds: bool, message: str) -> None:
+        if not holds:
+            raise ConfigError(message)
+
+    m, d, a, t = c.model, c.data, c.data.augmentation, c.train
+    given = [name for name in ("steps", "epochs", "examples") if t[name] is not None]
+    require(
+        len(given) == 1,
+        "give exactly one of config.train.steps, config.train.epochs and config.train.examples"
+        f" ({' and '.join(given) or 'none'} given)",
+    )
+    require(t.epochs is None or t.epochs > 0, "config.train.epochs must be more than 0")
+    require(
+        d.image_size % m.patch == 0,
+        f"config.model.patch={m.patch} does not divide config.data.image_size={d.image_size}",
+    )
+    require(
+        m.width % m.heads == 0,
+        f"config.model.heads={m.heads} does not divide config.model.width={m.width}",
+    )
+    require(
+        m.position != "sincos2d" or m.width % 4 == 0,
+        f"config.model.position='sincos2d' needs a width that is a multiple of 4, not {m.width}",
+    )
+    require(
+        m.embed != "dictionary" or m.patch == 1,
+        f"config.model.embed='dictionary' names single colours: config.model.patch={m.patch} must be 1",
+    )
+    require(
+        m.embed != "dictionary" or (a.mixup == 0 and a.cutmix == 0),
+        "config.model.embed='dictionary' cannot look up the blended colours of mixup and cutmix",
+    )
+    require(
+        t.batch_size % t.accumulate == 0,
+        f"config.train.accumulate={t.accumulate} does not divide"
+        f" config.train.batch_size={t.batch_size}",
+    )
+    for name in ("mean", "std"):
+        require(
+            len(d[name]) in (1, d.channels) and all(isinstance(x, int | float) for x in d[name]),
+            f"config.data.{name}={d[name]} needs one number, or one for each of"
+            f" config.data.channels={d.channels}",
+        )
+    require(all(x > 0 for x in d.std), f"config.data.std={d.std} must be positive")
+    require(
+        d.channels == 3 or (a.grayscale == 0 and not any(a.jitter[2:])),
+        "config.data.augmentation.grayscale and the last two of .jitter (saturation, hue) need"
+        f" colour images: config.data.channels={d.channels}",
+    )
+    for name, size, high in (("scale", 2, 1.0), ("ratio", 2, None), ("jitter", 4, None)):
+        value = a[name]
+        require(
+            len(value) == size
+            and all(isinstance(x, int | float) and x >= 0 for x in value)
+            and (name == "jitter" or 0 < value[0] <= value[1])
+            and (high is None or value[1] <= high),
+            f"config.data.augmentation.{name}={value} is not valid: {size} numbers,"
+            f" {FIELDS[f'data.augmentation.{name}'].doc}",
+        )
+    require(a.jitter[3] <= 0.5, "config.data.augmentation.jitter: hue turns by at most 0.5")
+    betas = c.optim.betas
+    require(
+        len(betas) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in betas),
+        f"config.optim.betas={betas} must be two numbers in [0, 1)",
+    )
+    axes = {axis: c.mesh[axis] for axis in ("data", "fsdp", "seq", "model")}
+    require(
+        list(axes.values()).count(-1) <= 1 and 0 not in axes.values(),
+        f"config.mesh={axes}: axes are 1 or more, and at most one is -1 (what is left)",
+    )
+    require(
+        axes["model"] < 1 or (m.heads % axes["model"] == 0 and m.mlp % axes["model"] == 0),
+        f"config.mesh.model={axes['model']} does not divide config.model.heads={m.heads}"
+        f" and config.model.mlp={m.mlp}",
+    )
+    require(not (c.init_from and c.resume), "give config.init_from or config.resume, not both")
+
+
+def check_batch(c: ConfigDict, mesh_sizes: dict[str, int]) -> None:
+    """Refuses a batch that the mesh cannot share out; called where devices are known.
+
+    Raises:
+      ConfigError: if a micro-batch does not divide over data × fsdp.
+    """
+    ways = mesh_sizes["data"] * mesh_sizes["fsdp"]
+    for name, size in (
+        ("train.batch_size", c.train.batch_size // c.train.accumulate),
+        ("eval.batch_size", c.eval.batch_size or c.train.batch_size),
+    ):
+        if size % ways:
+            part = f" / accumulate={c.train.accumulate}" if c.train.accumulate > 1 else ""
+            raise ConfigError(
+                f"config.{name}{part if 'train' in name else ''} = {size} does not divide over"
+                f" mesh data {mesh_sizes['data']} × fsdp {mesh_sizes['fsdp']} = {ways}"
+            )

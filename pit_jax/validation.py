@@ -4,6 +4,7 @@
 """
 
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -76,6 +77,20 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return resolved
 
 
+def check_names(config: ConfigDict, evaluations: Iterable[str]) -> None:
+    """Refuses an evaluation that the task does not offer.
+
+    Raises:
+      ConfigError: listing those that it does.
+    """
+    for name in config.eval.what:
+        if name not in evaluations:
+            raise ConfigError(
+                f"config.eval.what={config.eval.what}: {config.task} offers"
+                f" {', '.join(evaluations)}, not {name!r}"
+            )
+
+
 def _check_together(c: ConfigDict) -> None:
     """Refuses fields that are fine one by one and do not fit together."""
 
@@ -105,7 +120,8 @@ def _check_together(c: ConfigDict) -> None:
     )
     require(
         m.embed != "dictionary" or m.patch == 1,
-        f"config.model.embed='dictionary' names single colours: config.model.patch={m.patch} must be 1",
+        "config.model.embed='dictionary' names single colours:"
+        f" config.model.patch={m.patch} must be 1",
     )
     require(
         m.embed != "dictionary" or (a.mixup == 0 and a.cutmix == 0),

@@ -1,0 +1,14 @@
+"""Tasks: what is trained. The trainer asks for one by name and never which it is.
+
+A task offers `init`, `augment`, `loss`, `evaluate`, `batch_shapes`, `flops` and
+`evaluations`; classification.py says what each takes and returns.
+"""
+
+from typing import Any
+
+
+def build(config: Any) -> Any:
+    """The task that `config.task` names."""
+    from pit_jax.tasks.classification import Classification
+
+    return {"classification": Classification}[config.task](config)

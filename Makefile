@@ -1,0 +1,45 @@
+# Every target sets itself up: a .venv in the checkout with the exact versions of
+# constraints.txt. Choose another interpreter with `make PYTHON=python3.13 test`.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-slow parity lint clean
+
+demo: $(VENV)/.run
+	$(BIN)/python -m experiments.demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+parity: $(VENV)/.parity
+	$(BIN)/python -m pytest -m parity
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) runs
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "pit_jax needs Python 3.11 or newer on the PATH"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made setup.cfg constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.made setup.cfg constraints.txt
+	$(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/.parity: $(VENV)/.test
+	$(PIP) -e '.[test,parity]'
+	@touch $@

@@ -1,0 +1,265 @@
+"""Checkpoints that are intact or refused.
+
+    checkpoints/<step>/         one orbax checkpoint
+    manifests/<step>.json       size and SHA-256 of its every file, and the metrics then
+    corrupt/<step>-<n>/         what failed the check, set aside
+
+Orbax writes in the background and renames when it is done; only then are the files
+hashed, the manifest written and older checkpoints deleted, so a kill at any moment leaves
+the one before whole. A checkpoint without a manifest was cut off and does not count.
+Orbax itself restores flipped bits without a word, which is why the sums are compared
+before every restore, by process 0 for all.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from pit_jax.errors import PitError, StorageError
+from pit_jax.rundir import RunDir
+
+BEST_METRIC = "eval/accuracy"
+_CHUNK = 1 << 22
+
+
+class Checkpoints:
+    """Saves, verifies and restores the checkpoints of one run directory."""
+
+    def __init__(self, rundir: RunDir, keep: int = 1, keep_best: int = 0):
+        self._rundir = rundir
+        self._root = rundir.checkpoints
+        self._manifests = rundir.path / "manifests"
+        self._keep, self._keep_best = keep, keep_best
+        self._checkpointer = ocp.StandardCheckpointer()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._pending: concurrent.futures.Future | None = None
+
+    # Saving ---------------------------------------------------------------------------
+
+    def save(self, step: int, state: Any, metrics: dict[str, float]) -> None:
+        """Starts to write `state`; returns once it is copied off the devices.
+
+        Raises:
+          StorageError: if this save, or the one before it, could not be written.
+        """
+        self.finish()
+        try:
+            self._checkpointer.save(self._root / str(step), state)
+        except Exception as error:  # orbax wraps a full disk in many types
+            raise self._failed(step, error) from None
+        self._pending = self._thread.submit(self._commit, step, metrics)
+
+    def poll(self) -> None:
+        """Raises the StorageError of a save that failed in the background, if one did."""
+        if self._pending is not None and self._pending.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Waits until the last save is on disk with its manifest."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Ends the background threads without waiting for a save that failed."""
+        self._thread.shutdown()
+        self._checkpointer.close()
+
+    def _commit(self, step: int, metrics: dict[str, float]) -> None:
+        try:
+            self._checkpointer.wait_until_finished()
+            if jax.process_index() == 0:
+                self._write_manifest(step, metrics)
+                self._prune()
+        except PitError:
+            raise
+        except Exception as error:
+            raise self._failed(step, error) from None
+
+    def _failed(self, step: int, error: Exception) -> StorageError:
+        full = "no space left" in str(error).lower() or "ENOSPC" in str(error)
+        reason = "no space left on the disk" if full else " ".join(str(error).split())[:300]
+        message = f"the checkpoint of step {step} could not be written to {self._root}: {reason}"
+        before = [s for s in self.steps() if s != step]
+        return StorageError(message + (f"; step {before[-1]} is intact" if before else ""))
+
+    def _write_manifest(self, step: int, metrics: dict[str, float]) -> None:
+        files = {
+            name: {"bytes": path.stat().length, "sha256": _sha256(path)}
+            for name, path in _files(self._root / str(step)).items()
+        }
+        manifest = {"step": step, "metrics": metrics, "files": files}
+        self._rundir.write(f"manifests/{step}.json", json.dumps(manifest, indent=1) + "\n")
+
+    def _prune(self) -> None:
+        """Deletes all but the newest and the best: manifest first, then the files."""
+        steps, scores = self.steps(), self._scores()
+        ranked = sorted(scores, key=lambda s: (scores[s], s))
+        best = ranked[-self._keep_best :] if self._keep_best else []
+        for step in set(steps) - set(steps[-self._keep :]) - set(best):
+            (self._manifests / f"{step}.json").unlink()
+            (self._root / str(step)).rmtree()
+
+    # Restoring ------------------------------------------------------------------------
+
+    def steps(self) -> list[int]:
+        """Steps that were saved whole (not yet: verified), oldest first."""
+        if not self._manifests.exists():
+            return []
+        return sorted(int(p.stem) for p in self._manifests.iterdir() if p.stem.isdigit())
+
+    def best_step(self) -> int | None:
+        """The step of best evaluation accuracy among those that are kept."""
+        scores = self._scores()
+        return max(scores, key=lambda s: (scores[s], s)) if scores else None
+
+    def would_be_best(self, score: float | None) -> bool:
+        """Whether a checkpoint with this score would be kept for being the best."""
+        return bool(
+            self._keep_best
+            and score is not None
+            and score > max(self._scores().values(), default=-math.inf)
+        )
+
+    def _scores(self) -> dict[int, float]:
+        manifests = {s: self._manifest(s) or {} for s in self.steps()}
+        scores = {s: m.get("metrics", {}).get(BEST_METRIC) for s, m in manifests.items()}
+        return {s: score for s, score in scores.items() if score is not None}
+
+    def verify(self, step: int) -> list[str]:
+        """What is wrong with the checkpoint of `step`; empty if it is intact."""
+        manifest = self._manifest(step)
+        if manifest is None:
+            return [f"manifests/{step}.json is unreadable"]
+        files = _files(self._root / str(step))
+        problems = [f"{name} is missing" for name in manifest["files"] if name not in files]
+        for name, path in files.items():
+            expected = manifest["files"].get(name)
+            if expected is None:
+                problems.append(f"{name} does not belong to it")
+            elif path.stat().length != expected["bytes"]:
+                problems.append(f"{name} has {path.stat().length} bytes, not {expected['bytes']}")
+            elif _sha256(path) != expected["sha256"]:
+                problems.append(f"{name} has changed (SHA-256 differs)")
+        return problems
+
+    def require_intact(self, step: int) -> None:
+        """Raises StorageError, naming what is wrong, unless `step` passes verification."""
+        if problems := self.verify(step):
+            raise StorageError(f"checkpoint {step} in {self._root}: {'; '.join(problems)}")
+
+    def newest_intact(self, report: Any = print, repair: bool = True) -> int | None:
+        """The newest step that passes verification; None if nothing was ever saved.
+
+        Process 0 looks and decides for all. What fails is named through `report` and,
+        with `repair`, set aside in corrupt/, as are the remains of a cut-off save.
+
+        Raises:
+          StorageError: if there are checkpoints and none is intact.
+        """
+        if jax.process_count() == 1:
+            return self._newest_intact(report, repair)
+        found, failure = -2, None
+        if jax.process_index() == 0:
+            try:
+                step = self._newest_intact(report, repair)
+                found = -1 if step is None else step
+            except StorageError as error:
+                failure = error
+        found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+        if found == -2:
+            raise failure or StorageError(f"process 0 found no intact checkpoint in {self._root}")
+        return None if found == -1 else found
+
+    def _newest_intact(self, report: Any, repair: bool) -> int | None:
+        steps = self.steps()
+        for step in reversed(steps):
+            problems = self.verify(step)
+            if not problems:
+                break
+            report(f"checkpoint {step} is damaged and not used: {'; '.join(problems)}")
+            if repair:
+                self._set_aside(step)
+        else:
+            if steps:
+                raise StorageError(
+                    f"no checkpoint in {self._root} is intact (all of them: {steps}):"
+                    " restore the files, or start again in a new --workdir"
+                )
+            step = None
+        if repair and self._root.exists():
+            for path in self._root.iterdir():  # what a kill cut off
+                if not path.name.isdigit() or int(path.name) not in self.steps():
+                    path.rmtree()
+        return step
+
+    def _set_aside(self, step: int) -> None:
+        aside = self._rundir.path / "corrupt"
+        aside.mkdir(exist_ok=True)
+        number = sum(1 for _ in aside.iterdir())
+        if (self._root / str(step)).exists():
+            (self._root / str(step)).rename(aside / f"{step}-{number}")
+        (self._manifests / f"{step}.json").unlink()
+
+    def restore(self, step: int, shapes: Any) -> Any:
+        """The state of `step`, laid out as the shardings of `shapes` say.
+
+        Raises:
+          StorageError: if the files cannot be read or hold another state.
+        """
+        try:
+            return self._checkpointer.restore(self._root / str(step), shapes)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise StorageError(
+                f"checkpoint {step} in {self._root} cannot be restored: {reason}"
+            ) from None
+
+    def read(self, step: int) -> dict:
+        """The tree that was saved at `step`, whole, as nested dicts of NumPy arrays."""
+        path = self._root / str(step)
+        saved = self._checkpointer.metadata(path).item_metadata.tree
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved
+        )
+        return jax.tree.map(np.asarray, self._checkpointer.restore(path, shapes))
+
+    def _manifest(self, step: int) -> dict[str, Any] | None:
+        try:
+            manifest = json.loads((self._manifests / f"{step}.json").read_text())
+            return manifest if isinstance(manifest["files"], dict) else None
+        except (ValueError, KeyError, TypeError, OSError):
+            return None
+
+
+def finite(metrics: dict[str, float]) -> bool:
+    """Whether the loss and the gradient norm are numbers."""
+    return all(math.isfinite(metrics[name]) for name in ("loss", "grad_norm"))
+
+
+def _files(directory: epath.Path, prefix: str = "") -> dict[str, epath.Path]:
+    """Every file below a directory, by its relative path; {} if there is none."""
+    if not directory.exists():
+        return {}
+    files = {}
+    for path in sorted(directory.iterdir()):
+        name = f"{prefix}{path.name}"
+        files |= _files(path, f"{name}/") if path.is_dir() else {name: path}
+    return files
+
+
+def _sha256(path: epath.Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

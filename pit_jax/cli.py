@@ -1,0 +1,187 @@
+"""The command `pit-jax`: one verb a function; it parses, calls and prints.
+
+Nothing heavy is imported before a verb needs it, so that `--help` answers at once.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from pit_jax import __version__
+from pit_jax.errors import EXIT_BUG, EXIT_INTERRUPTED, ConfigError, PitError, Stopped
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, except that a mistake is one line and ends with exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Train a config; goes on by itself where the work directory holds an earlier start."""
+    from pit_jax import configfile
+    from pit_jax.parallel import processes
+
+    profile = _profile(args.profile)
+    config = configfile.load(args.config, overrides)
+    processes.start(config.launch.heartbeat_s, config.train.deterministic)
+    from pit_jax.train import train as run
+
+    result = run(config, args.workdir, profile)
+    print(result)
+
+
+def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Run every evaluation of a run's task on a checkpoint."""
+    from pit_jax import configfile, rundir
+    from pit_jax.parallel import processes
+
+    config = configfile.override(rundir.RunDir(args.workdir).config(), overrides)
+    processes.start(config.launch.heartbeat_s, config.train.deterministic)
+    from pit_jax.evaluate import evaluate as run
+
+    for name, value in run(config, args.workdir, args.step).items():
+        print(f"{name:24} {value:.6g}")
+
+
+def show(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Print the resolved config, every parameter and the cost; needs no devices."""
+    from pit_jax import configfile
+
+    config = configfile.load(args.config, overrides)
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from pit_jax.perf.show import show as text
+
+    print(text(config))
+
+
+def weights(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Bring public weights in, or a run's weights out."""
+    from pit_jax.parallel import processes
+
+    _no_overrides(overrides)
+    processes.choose_platform()
+    from pit_jax.weights import exchange
+
+    {"import": exchange.import_weights, "export": exchange.export_weights}[args.direction](args)
+
+
+def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Prepare data sets."""
+    _no_overrides(overrides)
+    from pit_jax.data.prepare import prepare
+
+    prepare(args.name, args.data_dir)
+
+
+def parser() -> Parser:
+    """The grammar of the command line."""
+    main = Parser("pit-jax", description=__import__("pit_jax").__doc__, allow_abbrev=False)
+    main.add_argument("--version", action="version", version=__version__)
+    verbs = main.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+
+    def verb(name: str, function: Callable) -> argparse.ArgumentParser:
+        help_line = function.__doc__.splitlines()[0]
+        sub = verbs.add_parser(name, help=help_line, description=help_line, allow_abbrev=False)
+        sub.set_defaults(function=function)
+        return sub
+
+    def config(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--config",
+            required=True,
+            metavar="FILE[:ARG]",
+            help="e.g. configs/digits.py:pit; override a field with --config.optim.lr=1e-3",
+        )
+
+    sub = verb("train", train)
+    config(sub)
+    sub.add_argument(
+        "--workdir", required=True, metavar="DIR", help="run directory, local or gs://"
+    )
+    sub.add_argument(
+        "--profile", metavar="FIRST:LAST", help="write a profiler trace of these steps"
+    )
+    sub = verb("eval", evaluate)
+    sub.add_argument("--workdir", required=True, metavar="DIR")
+    sub.add_argument("--step", type=int, help="the checkpoint; the newest by default")
+    sub = verb("show", show)
+    config(sub)
+    sub = verb("weights", weights)
+    sub.add_argument("direction", choices=("import", "export"))
+    sub.add_argument("source", help="import: .safetensors file or directory; export: run directory")
+    sub.add_argument("target", help="file or directory to write")
+    sub.add_argument("--config", metavar="FILE[:ARG]", help="import: the model it becomes")
+    sub.add_argument(
+        "--format", choices=("pit_jax", "huggingface"), default="huggingface", help="of an export"
+    )
+    sub.add_argument(
+        "--interpolate",
+        action="store_true",
+        help="import: resample learned positions to another image size",
+    )
+    sub = verb("data", data)
+    sub.add_argument("action", choices=("prepare",))
+    sub.add_argument("name", help="a TensorFlow Datasets name, e.g. cifar100")
+    sub.add_argument("--data-dir", metavar="DIR", help="default: $TFDS_DATA_DIR")
+    return main
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs one command line; returns its exit code and prints errors as one line."""
+    try:
+        grammar = parser()
+        args, rest = grammar.parse_known_args(argv)
+        if args.verb is None:
+            grammar.print_help()
+            return 2 if argv else 0
+        _check_flags(rest)
+        args.function(args, rest)
+    except (PitError, Stopped) as error:
+        print(f"pit-jax: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("pit-jax: interrupted", file=sys.stderr, flush=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `pit-jax show ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BUG
+    return 0
+
+
+def main() -> NoReturn:
+    sys.exit(run(sys.argv[1:]))
+
+
+def _check_flags(words: Sequence[str]) -> None:
+    """Refuses flags that are none of the verb's; overrides and their values pass."""
+    for before, word in zip(["", *words[:-1]], words, strict=True):
+        is_override = word.lstrip("-").startswith(("config.", "noconfig."))
+        is_value = before.startswith("--") and "=" not in before and not word.startswith("--")
+        if not is_override and not is_value:
+            known = ("--config", "--workdir", "--profile", "--step")
+            near = difflib.get_close_matches(word.split("=")[0], known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"unexpected argument {word}{hint}")
+
+
+def _no_overrides(words: Sequence[str]) -> None:
+    if words:
+        raise ConfigError(f"unexpected argument {words[0]}")
+
+
+def _profile(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+        raise ConfigError(f"--profile {text}: write FIRST:LAST, e.g. 10:15")
+    return int(first), int(last)
+
+
+if __name__ == "__main__":
+    main()

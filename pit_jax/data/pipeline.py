@@ -1,0 +1,281 @@
+"""From a source to batches on the devices.
+
+A batch is a function of the step: `TrainBatches(...)[step]`. Sets that fit the bound in
+the config are held in memory as uint8; others are decoded as they are needed, by grain.
+Each process makes only the rows that its devices hold.
+"""
+
+import concurrent.futures
+import contextlib
+import copy
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from pit_jax.data import order
+from pit_jax.data.resize import random_resized_crop, resize_center_crop
+from pit_jax.errors import ConfigError
+
+_THREADS = 8
+
+
+class Reader:
+    """Images of the model's size, from memory or decoded one by one.
+
+    Images of another size are brought to it on the host: the shorter side is resized and
+    the centre cut out, or in training, where the config asks for random resized crops,
+    the crop is taken from the whole image (`crops`), which then stays on disk.
+    """
+
+    def __init__(self, source: Any, data: Any, train: bool, seed: int = 0):
+        self.source, self.size, self.channels = source, data.image_size, data.channels
+        self.crop = data.augmentation if train and crops_on_host(source, data) else None
+        self.seed = seed
+        self.kept = np.arange(len(source))
+        nbytes = len(source) * self.size**2 * self.channels
+        self.held = nbytes <= data.in_memory_gb * 1e9 and self.crop is None
+        if self.held:
+            self._hold(data)
+        if not len(self.kept):
+            raise ConfigError(f"data set {source.name} holds no image that can be read")
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __call__(self, indices: np.ndarray, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Examples `indices`; `positions` seed the host's random crops.
+
+        Returns:
+          {"image": (n, S, S, C) uint8, "label": (n,) int32, "mask": (n,) float32}; the
+          mask is 0 where an image could not be decoded and the config says to skip it.
+        """
+        if self.held:
+            mask = np.ones(len(indices), np.float32)
+            return {"image": self.images[indices], "label": self.labels[indices], "mask": mask}
+        image = np.zeros((len(indices), self.size, self.size, self.channels), np.uint8)
+        label, mask = np.zeros(len(indices), np.int32), np.zeros(len(indices), np.float32)
+        for row, (index, position) in enumerate(zip(indices, positions, strict=True)):
+            example = self._example(int(index), int(position))
+            if example is not None:
+                image[row], label[row], mask[row] = *example, 1
+        return {"image": image, "label": label, "mask": mask}
+
+    def _example(self, index: int, position: int = 0) -> tuple[np.ndarray, int] | None:
+        example = self.source[index]
+        if example is None:
+            return None
+        image, label = example
+        if self.crop is not None:
+            generator = np.random.Generator(np.random.Philox(key=(self.seed, position)))
+            scale, ratio = self.crop.scale, self.crop.ratio
+            interpolation = self.crop.interpolation
+            image = random_resized_crop(image, self.size, generator, scale, ratio, interpolation)
+        elif image.shape[:2] != (self.size, self.size):
+            image = resize_center_crop(image, self.size)
+        if image.shape[-1] != self.channels:
+            raise ConfigError(
+                f"config.data.channels={self.channels}, but images of {self.source.name} have"
+                f" {image.shape[-1]}"
+            )
+        return image, label
+
+    def _hold(self, data: Any) -> None:
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+            examples = list(pool.map(self._example, range(len(self.source))))
+        self.kept = np.array([i for i, e in enumerate(examples) if e is not None], int)
+        good = [e for e in examples if e is not None]
+        if good:
+            self.images = np.stack([image for image, _ in good])
+            self.labels = np.array([label for _, label in good], np.int32)
+            if self.labels.min() < 0 or self.labels.max() >= data.num_classes:
+                raise ConfigError(
+                    f"labels of {self.source.name} go from {self.labels.min()} to"
+                    f" {self.labels.max()}, but config.data.num_classes={data.num_classes}"
+                )
+
+
+def crops_on_host(source: Any, data: Any) -> bool:
+    """Whether random resized crops are taken before the image reaches the device."""
+    native = source.native_shape == (data.image_size, data.image_size)
+    return data.augmentation.crop == "resized" and not native
+
+
+class TrainBatches:
+    """The training batches of one process: `batches[step]`, for any step."""
+
+    def __init__(self, reader: Reader, seed: int, batch_size: int, rows: np.ndarray):
+        self._reader, self._seed, self._batch_size, self._rows = reader, seed, batch_size, rows
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        positions = step * self._batch_size + self._rows
+        indices = order.examples(self._seed, len(self._reader), positions)
+        batch = self._reader(indices, positions)
+        for _ in range(len(self._reader)):  # a corrupt image makes way for the one after it
+            bad = batch["mask"] == 0
+            if not bad.any():
+                break
+            indices[bad] = (indices[bad] + 1) % len(self._reader)
+            replaced = self._reader(indices[bad], positions[bad])
+            for name, values in replaced.items():
+                batch[name][bad] = values
+        return {"image": batch["image"], "label": batch["label"]}
+
+
+class EvalBatches:
+    """Every evaluation example once, in order; the last batch is filled up and masked."""
+
+    def __init__(self, reader: Reader, batch_size: int, rows: np.ndarray):
+        self._reader, self._batch_size, self._rows = reader, batch_size, rows
+
+    def __len__(self) -> int:
+        return -(-len(self._reader) // self._batch_size)
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        positions = number * self._batch_size + self._rows
+        real = positions < len(self._reader)
+        batch = self._reader(np.where(real, positions, 0), positions)
+        return batch | {"mask": batch["mask"] * real}
+
+
+def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that this process's devices hold, sorted."""
+    slices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[s] for s in slices]))
+
+
+def to_devices(batch: dict[str, np.ndarray], rows: np.ndarray, sharding: NamedSharding, size: int):
+    """Puts one process's rows where they belong in the global batch of `size` examples."""
+
+    def put(values: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(size)
+            first = np.searchsorted(rows, start)
+            return values[first : first + stop - start]
+
+        return jax.make_array_from_callback((size, *values.shape[1:]), sharding, part)
+
+    return {name: put(values) for name, values in batch.items()}
+
+
+class Pipeline:
+    """One split as batches on the devices.
+
+    `train(step)` iterates from that step on without end; `evaluate()` once over all.
+    Close the iterator of `train` (or leave its `with contextlib.closing`) when done.
+    """
+
+    def __init__(self, reader: Reader, sharding: NamedSharding, batch_size: int, workers: int):
+        self.reader, self.batch_size = reader, batch_size
+        self._sharding, self._workers = sharding, workers
+        self._rows = local_rows(sharding, batch_size)
+
+    def train(self, seed: int, step: int) -> Iterator[dict[str, jax.Array]]:
+        batches = TrainBatches(self.reader, seed, self.batch_size, self._rows)
+        return self._to_devices(_ahead(batches, step, None, self._streamed(), self._workers))
+
+    def evaluate(self) -> Iterator[dict[str, jax.Array]]:
+        batches = EvalBatches(self.reader, self.batch_size, self._rows)
+        return self._to_devices(_ahead(batches, 0, len(batches), self._streamed(), self._workers))
+
+    def _streamed(self) -> bool:
+        return not self.reader.held
+
+    def _to_devices(self, batches: Iterator[dict]) -> Iterator[dict[str, jax.Array]]:
+        with contextlib.closing(batches):
+            for batch in batches:
+                yield to_devices(batch, self._rows, self._sharding, self.batch_size)
+
+
+class _Numbered:
+    """Batches first, first + 1, ... as the random-access source that grain wants."""
+
+    def __init__(self, batches: Any, first: int, count: int):
+        self._batches, self._first, self._count = batches, first, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        return self._batches[self._first + int(number)]
+
+
+def _ahead(batches: Any, first: int, last: int | None, streamed: bool, workers: int) -> Iterator:
+    """Batches first, ..., last − 1 (None: without end), made before they are asked for."""
+    if not streamed:
+        numbers = range(first, last) if last is not None else _count_from(first)
+        return _in_background(batches[number] for number in numbers)
+    import grain
+
+    count = (last if last is not None else 1 << 40) - first
+    # One element is a whole batch: workers and threads then share out steps, and the
+    # order of the batches stays what it was.
+    source = grain.MapDataset.source(_Numbered(batches, first, count))
+    reading = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_THREADS)
+    dataset = source.to_iter_dataset(reading)
+    if workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return (batch for batch in dataset)
+
+
+def _count_from(first: int) -> Iterator[int]:
+    while True:
+        yield first
+        first += 1
+
+
+def _in_background(iterator: Iterator, ahead: int = 2) -> Iterator:
+    """`iterator`, evaluated in a thread that stays up to `ahead` elements ahead."""
+    ready: queue.Queue = queue.Queue(ahead)
+    stop = threading.Event()
+    end = object()
+
+    def put(item: Any) -> bool:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return True
+        return False
+
+    def run() -> None:
+        try:
+            for item in iterator:
+                if not put((item, None)):
+                    return
+            put((end, None))
+        except BaseException as error:  # raised again where the batch is asked for
+            put((end, error))
+
+    threading.Thread(target=run, name="input", daemon=True).start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        stop.set()
+
+
+def device_config(config: Any, source: Any) -> Any:
+    """The config as the jitted step sees it: without the crops that the host has taken."""
+    if not crops_on_host(source, config.data):
+        return config
+    config = copy.deepcopy(config)
+    config.data.augmentation.crop = "none"
+    return config
+
+
+def skipped(reader: Reader) -> str | None:
+    """One line about images that could not be decoded, None if there were none."""
+    corrupt = getattr(reader.source, "corrupt", [])
+    if not corrupt:
+        return None
+    more = f" and {len(corrupt) - 1} more" if len(corrupt) > 1 else ""
+    return f"{reader.source.name}: {len(corrupt)} corrupt image(s) skipped: {corrupt[0]}{more}"

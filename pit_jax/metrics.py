@@ -1,0 +1,128 @@
+"""Where a run's numbers go: metrics.jsonl always, TensorBoard, W&B, and the terminal."""
+
+import sys
+import time
+from typing import Any
+
+import rich.console
+import rich.progress
+
+from pit_jax.errors import ConfigError
+from pit_jax.rundir import RunDir, storage_error
+
+
+class Writers:
+    """Writes a row of scalars to every place the config names. One process writes."""
+
+    def __init__(self, rundir: RunDir, config: Any):
+        self._rundir = rundir
+        self._events = self._wandb = None
+        if config.train.tensorboard:
+            import tensorboardX
+
+            self._events = tensorboardX.SummaryWriter(str(rundir.path / "events"))
+        if config.train.wandb:
+            try:
+                import wandb
+            except ImportError:
+                raise ConfigError(
+                    "config.train.wandb needs Weights & Biases: pip install wandb"
+                ) from None
+            self._wandb = wandb.init(
+                project=config.train.wandb,
+                config=config.to_dict(),
+                name=rundir.path.name,
+                resume="allow",
+            )
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """One row: {"step", "time", **scalars}; time is seconds since the epoch."""
+        self._rundir.append_row({"step": step, "time": round(time.time(), 3), **scalars})
+        try:
+            for name, value in scalars.items() if self._events else ():
+                self._events.add_scalar(name, value, step)
+        except OSError as error:
+            raise storage_error(self._rundir.path / "events", error) from None
+        if self._wandb:
+            self._wandb.log(scalars, step=step)
+
+    def close(self) -> None:
+        if self._events:
+            self._events.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+class Progress:
+    """A live bar on a terminal, plain lines elsewhere, nothing on processes above 0."""
+
+    def __init__(self, total: int, title: str, quiet: bool = False):
+        self._total, self._title, self._quiet = total, title, quiet
+        self._console = rich.console.Console(stderr=False)
+        self._bar = None
+        if self._console.is_terminal and not quiet:
+            columns = (
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(bar_width=None),
+                rich.progress.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                rich.progress.TextColumn("{task.fields[numbers]}"),
+                rich.progress.TextColumn("{task.fields[left]}"),
+            )
+            self._bar = rich.progress.Progress(*columns, console=self._console)
+            self._task = self._bar.add_task(title, total=total, numbers="compiling", left="")
+
+    def __enter__(self) -> "Progress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        if not self._quiet:
+            if self._bar:
+                self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        """A line that matters even when nobody watches the bar."""
+        print(text, file=sys.stderr, flush=True)
+
+    def update(
+        self, step: int, loss: float | None = None, rate: float = 0, left: float = 0
+    ) -> None:
+        """Moves the bar; `rate` in images/s, `left` in seconds."""
+        if not self._bar:
+            return
+        fields = {}
+        if loss is not None:
+            fields = {"numbers": _numbers(loss, rate), "left": f"{duration(left)} left"}
+        self._bar.update(self._task, completed=step, **fields)
+
+    def line(self, step: int, loss: float, rate: float, left: float, extra: str) -> None:
+        """The same as a plain line where there is no bar; `extra` as a line anywhere."""
+        if not self._bar:
+            line = f"{self._title} step {step}/{self._total}  {_numbers(loss, rate)}"
+            self.say(f"{line}  {duration(left)} left" + (f"  {extra}" if extra else ""))
+        elif extra:
+            self.say(f"{self._title} step {step}: {extra}")
+
+
+def _numbers(loss: float, rate: float) -> str:
+    return f"loss {loss:.4f}  {rate:,.0f} images/s"
+
+
+def duration(seconds: float) -> str:
+    """ "12 s", "3:05", "2:03:05" hours, "4 d 03 h"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    if whole < 2 * 86400:
+        return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return f"{whole // 86400} d {whole // 3600 % 24:02d} h"

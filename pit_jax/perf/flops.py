@@ -1,0 +1,62 @@
+"""Analytic FLOPs of a model, and the peaks of the chips they are held against.
+
+The compiler's own count is of no use here: it counts a scanned layer once and leaves
+custom kernels out.
+"""
+
+import dataclasses
+
+# Published dense bf16 peak of one device as jax counts devices, FLOP/s. A device kind
+# matches the first entry whose name it contains.
+PEAK_FLOPS = {
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6": 918e12,
+    "A100": 312e12,
+    "H100": 989e12,
+    "H200": 989e12,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """Cost of one image; a multiply-add counts as two operations."""
+
+    forward: float  # what is computed here: the last block serves only the rows read
+    forward_full: float  # as papers count: every row of every layer, no embedding, no head
+    tokens: int
+
+    @property
+    def training(self) -> float:
+        """Forward and backward: three times the forward pass, recomputation not counted."""
+        return 3 * self.forward
+
+
+def trunk(tokens: int, width: int, mlp: int, depth: int, rows_read: int | None = None) -> float:
+    """FLOPs of `depth` blocks on `tokens` tokens, the last one for `rows_read` rows only."""
+
+    def block(rows: int) -> float:
+        keys_values = 2 * tokens * 2 * width**2
+        queries_out_mlp = 2 * rows * (2 * width**2 + 2 * width * mlp)
+        return keys_values + queries_out_mlp + 4 * rows * tokens * width
+
+    return (depth - 1) * block(tokens) + block(rows_read or tokens)
+
+
+def vit(model, data) -> Flops:
+    """FLOPs of a ViT or PiT classifier from its config groups."""
+    patches = (data.image_size // model.patch) ** 2
+    tokens = patches + (model.pool == "cls")
+    shape = (tokens, model.width, model.mlp, model.depth)
+    embed = 2 * patches * model.patch**2 * data.channels * model.width
+    head = 2 * model.width * data.num_classes
+    computed = trunk(*shape, rows_read=1 if model.pool == "cls" else None)
+    return Flops(computed + embed * (model.embed == "linear") + head, trunk(*shape), tokens)
+
+
+def peak(device_kind: str) -> float | None:
+    """Published bf16 peak of a device, FLOP/s, or None where it is not known."""
+    return next((p for name, p in PEAK_FLOPS.items() if name in device_kind), None)

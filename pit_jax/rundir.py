@@ -1,0 +1,215 @@
+"""A run's directory: the one writer and reader of the files that describe a run.
+
+config.json     the resolved config
+env.json        commit, versions, devices, mesh, command line; one entry a start
+metrics.jsonl   one row a logged step; the source of truth
+status.json     state, exit code, step, time, attempt, result
+checkpoints/    see checkpoint.py
+events/         TensorBoard
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from pit_jax import configfile
+from pit_jax.config import flatten
+from pit_jax.errors import ConfigError, StorageError
+
+# What may differ between the config a run was started with and the one it goes on with.
+# Everything else would make the second half of the run a different experiment.
+MAY_DIFFER = ("mesh.", "train.steps", "train.epochs", "train.examples", "train.log_every")
+MAY_DIFFER += ("train.tensorboard", "train.wandb", "eval.", "checkpoint.", "launch.")
+MAY_DIFFER += ("model.attention", "model.remat", "data.dir", "data.workers", "data.in_memory_gb")
+
+_PACKAGES = ("pit_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
+
+
+class RunDir:
+    """The directory of one run, local or gs://. Reading never creates anything."""
+
+    def __init__(self, path: str | os.PathLike):
+        # Orbax wants absolute paths; what is on gs:// is absolute already.
+        self.path = (
+            epath.Path(path) if "://" in str(path) else epath.Path(path).expanduser().absolute()
+        )
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        return self.path / "checkpoints"
+
+    # Starting -------------------------------------------------------------------------
+
+    def create(self) -> None:
+        """Makes the directory and tries that it can be written.
+
+        Raises:
+          ConfigError: with the reason when it cannot.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".writable-{os.getpid()}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            reason = error.strerror or error
+            raise ConfigError(f"--workdir {self.path} cannot be written: {reason}") from None
+        other = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
+        if other and not self.exists():
+            raise ConfigError(
+                f"--workdir {self.path} holds no run but other files ({sorted(other)[0]}, ...):"
+                " name an empty or new directory"
+            )
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return (self.path / "config.json").exists()
+
+    def check_same(self, config: ConfigDict) -> None:
+        """Refuses to go on with another config than the one the run was started with.
+
+        Raises:
+          ConfigError: naming every field that differs and may not.
+        """
+        old, new = flatten(self.config()), flatten(config)
+        differs = [
+            f"config.{name} was {old[name]!r}, now {new[name]!r}"
+            for name in new
+            if old[name] != new[name] and not name.startswith(MAY_DIFFER)
+        ]
+        if differs:
+            raise ConfigError(
+                f"{self.path} already holds another run: {'; '.join(differs)}."
+                " Use another --workdir, or the config it was started with"
+            )
+
+    def config(self) -> ConfigDict:
+        """The resolved config of the run that was started here.
+
+        Raises:
+          ConfigError: if there is none.
+        """
+        path = self.path / "config.json"
+        try:
+            return configfile.load(str(path))
+        except ConfigError as error:
+            if self.path.exists() and path.exists():
+                raise ConfigError(f"{path}: {error}") from None
+            raise ConfigError(f"{self.path} is no run directory: it has no config.json") from None
+
+    def write_config(self, config: ConfigDict) -> None:
+        self.write("config.json", configfile.to_json(config))
+
+    def add_environment(self, environment: dict[str, Any]) -> int:
+        """Appends what this start runs on to env.json; returns how many starts there were."""
+        entries = [*self._json("env.json", []), environment]
+        self.write("env.json", json.dumps(entries, indent=2) + "\n")
+        return len(entries)
+
+    # Status ---------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What status.json says, {} before a run was started."""
+        return self._json("status.json", {})
+
+    def write_status(self, **fields: Any) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.write("status.json", json.dumps({**self.status(), **fields, "time": now}) + "\n")
+
+    # Metrics --------------------------------------------------------------------------
+
+    def append_row(self, row: dict[str, Any]) -> None:
+        """Adds one row to metrics.jsonl."""
+        try:
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise storage_error(self.path / "metrics.jsonl", error) from None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl; a last line that was cut off in writing is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        rows = []
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def cut_rows(self, step: int) -> None:
+        """Forgets what was logged after `step`, and notes that the run resumed there."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        kept.append({"event": "resume", "step": step})
+        self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+
+    # Files ----------------------------------------------------------------------------
+
+    def write(self, name: str, text: str) -> None:
+        """Replaces a file as a whole: a reader sees the old text or the new one.
+
+        Raises:
+          StorageError: if the file cannot be written.
+        """
+        path = self.path / name
+        temporary = path.parent / f".{path.name}.tmp"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text)
+            temporary.replace(path)
+        except OSError as error:
+            raise storage_error(path, error) from None
+
+    def _json(self, name: str, default: Any) -> Any:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text()) if path.exists() else default
+        except ValueError:
+            return default
+
+
+def storage_error(path: epath.PathLike, error: OSError) -> StorageError:
+    """The one line for a file that could not be written."""
+    return StorageError(f"{path} could not be written: {error.strerror or error}")
+
+
+def environment(mesh: Any, processes: int) -> dict[str, Any]:
+    """What a start of a run ran on, for env.json."""
+    git = ("git", "-C", os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+    def run(*command: str) -> str | None:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    def version(package: str) -> str | None:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": run(*git, "rev-parse", "HEAD"),
+        "uncommitted": run(*git, "diff", "HEAD"),
+        "versions": {package: version(package) for package in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": sorted({device.device_kind for device in mesh.devices.flat}),
+        "device_count": mesh.size,
+        "processes": processes,
+        "mesh": dict(mesh.shape),
+        "command": sys.argv,
+    }

@@ -1,0 +1,252 @@
+"""The training loop: one flat function, in the order in which a run happens."""
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from pit_jax import checkpoint, evaluate, metrics, rundir, signals, step, tasks
+from pit_jax.config import label
+from pit_jax.data import pipeline, sources
+from pit_jax.errors import NonFiniteLoss, PitError, Stopped
+from pit_jax.lengths import Clock, every, total_steps
+from pit_jax.meter import Meter
+from pit_jax.parallel import mesh as meshes
+from pit_jax.validation import check_batch, check_names
+from pit_jax.weights import initial
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run ended with: its last evaluation, and where it lies."""
+
+    workdir: str
+    step: int
+    metrics: dict[str, float]
+    parameters: int
+    images_per_s: float
+    seconds: float
+
+
+def train(
+    config: Any,
+    workdir: str | os.PathLike,
+    profile: tuple[int, int] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Result:
+    """Trains, evaluates and saves what a resolved config describes; resumes by itself.
+
+    Args:
+      config: a resolved config.
+      workdir: the run directory, new or of the same run.
+      profile: (first, last) step of this start to write a profiler trace of.
+      devices: those to use; all of them by default.
+
+    Raises:
+      ConfigError: if the config, the directory, the data or the mesh do not fit.
+      NonFiniteLoss: if the loss or the gradient norm is NaN or infinite.
+      StorageError: if something cannot be written or no checkpoint is intact.
+      Stopped: after a SIGTERM or Ctrl-C, once the state is saved.
+    """
+    # ---- 1. The run directory: the same run or a new one -----------------------------
+    started = time.time()
+    run = rundir.RunDir(workdir)
+    writes = jax.process_index() == 0
+    if run.exists():
+        run.check_same(config)
+    elif writes:
+        run.create()
+
+    # ---- 2. Devices ------------------------------------------------------------------
+    mesh = meshes.make_mesh(config.mesh, devices)
+    check_batch(config, dict(mesh.shape))
+
+    # ---- 3. Data ---------------------------------------------------------------------
+    train_source = sources.load(config.data, config.data.split)
+    train_reader = pipeline.Reader(train_source, config.data, train=True, seed=config.train.seed)
+    eval_source = sources.load(config.data, config.data.eval_split)
+    eval_reader = pipeline.Reader(eval_source, config.data, train=False)
+    batch_size = config.train.batch_size
+    total = total_steps(config.train, len(train_reader))
+    clock = Clock(batch_size, len(train_reader), total)
+
+    # ---- 4. Model, optimiser and their compiled steps --------------------------------
+    task = tasks.build(pipeline.device_config(config, train_source))
+    check_names(config, task.evaluations())
+    steps = step.build(task, config, mesh, clock)
+    train_data = pipeline.Pipeline(
+        train_reader, steps.batch_sharding, batch_size, config.data.workers
+    )
+    eval_data = pipeline.Pipeline(
+        eval_reader,
+        steps.batch_sharding,
+        config.eval.batch_size or batch_size,
+        config.data.workers,
+    )
+    parameters = sum(x.size for x in jax.tree.leaves(steps.shapes.params))
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(mesh))
+        progress = stack.enter_context(metrics.Progress(total, label(config), quiet=not writes))
+        say = progress.say
+
+        # ---- 5. State: own checkpoint, another run's, its weights, or scratch ---------
+        saved = checkpoint.Checkpoints(run, config.checkpoint.keep, config.checkpoint.keep_best)
+        stack.callback(saved.close)
+        newest = saved.newest_intact(progress.warn)
+        if newest is not None:
+            state = saved.restore(newest, steps.shapes)
+        else:
+            state = initial.state(config, steps, say)
+        first = int(state.step)
+        if first >= total:
+            result = run.status().get("result", {})
+            say(f"{run.path} is done: step {first} of {total}. {_describe(result)}")
+            return Result(str(run.path), first, result, parameters, 0.0, 0.0)
+        attempt = 1
+        writers = None
+        if writes:
+            if newest is None:
+                run.write_config(config)
+            else:
+                run.cut_rows(first)
+            attempt = run.add_environment(rundir.environment(mesh, jax.process_count()))
+            writers = metrics.Writers(run, config)
+            stack.callback(writers.close)
+            run.write_status(state="running", exit_code=None, step=first, attempt=attempt)
+            if newest is not None:
+                say(f"resumed at step {first} of {total}")
+        cost = task.flops()
+        say(
+            f"{label(config)}: {cost.tokens} tokens, {parameters:,} parameters,"
+            f" {len(train_reader):,} training and {len(eval_reader):,} evaluation examples,"
+            f" {total} steps of {batch_size} on {_devices(mesh)}"
+        )
+        for reader in (train_reader, eval_reader):
+            if writes and (skipped := pipeline.skipped(reader)):
+                progress.warn(skipped)
+
+        # ---- 6. The loop --------------------------------------------------------------
+        eval_every = every(config.eval.every, clock)
+        save_every = every(config.checkpoint.every, clock)
+        batches = stack.enter_context(
+            contextlib.closing(train_data.train(config.train.seed, first))
+        )
+        stop_request = stack.enter_context(signals.StopRequest(mesh))
+        meter = Meter(batch_size, mesh.size, cost.training, mesh.devices.flat[0].device_kind)
+        last_finite: dict[str, float] = {}
+        last_eval: dict[str, float] = {}
+        pending: tuple[int, Any] | None = None  # a step whose metrics were not fetched yet
+        profiling = False
+
+        def fetch(number: int, values: Any, extra: dict[str, float] | None = None) -> None:
+            """Checks one step's metrics and logs them where a row is due."""
+            nonlocal last_finite
+            values = {k: float(v) for k, v in jax.device_get(values).items()}
+            if not checkpoint.finite(values):
+                raise NonFiniteLoss(
+                    f"step {number}: loss {values['loss']}, gradient norm {values['grad_norm']};"
+                    f" last finite values {last_finite or 'none'};"
+                    f" the checkpoints before it stay: {saved.steps() or 'none'}. A lower"
+                    " config.optim.lr, more config.optim.warmup or config.optim.clip may help"
+                )
+            last_finite = {"step": number, **{k: values[k] for k in ("loss", "grad_norm")}}
+            rate, left = meter.rate(), meter.left(total - number)
+            progress.update(number, values["loss"], rate, left)
+            row = dict(extra or {})
+            if number % config.train.log_every == 0 or extra is not None:
+                row = {f"train/{k}": v for k, v in values.items()} | meter.row() | row
+                row["perf/left_s"] = round(left, 1)
+                progress.line(number, values["loss"], rate, left, _describe(extra))
+            if row and writers:
+                writers.write(number, row)
+
+        try:
+            for number in range(first + 1, total + 1):
+                if profile and number == first + profile[0]:
+                    jax.profiler.start_trace(str(run.path / "profile"))
+                    profiling = True
+                with meter.waiting():
+                    batch = next(batches)
+                state, values = steps.train(state, batch)
+                if pending:
+                    fetch(*pending)
+                pending = (number, values)
+                if number == first + 1:
+                    jax.block_until_ready(values)
+                meter.step()
+                if profiling and number == first + profile[1]:
+                    jax.block_until_ready(values)
+                    jax.profiler.stop_trace()
+                    profiling = False
+                    say(
+                        f"profiler trace of steps {profile[0]} to {profile[1]} in {run.path}/profile"
+                    )
+                asked = stop_request.asked()
+                evaluates = number % eval_every == 0 or number == total
+                saves = number % save_every == 0 or number == total or asked
+                saved.poll()
+                if not (evaluates or saves):
+                    continue
+                jax.block_until_ready(values)
+                extra = None
+                if evaluates:
+                    with meter.aside("eval"):
+                        what = config.eval.what
+                        last_eval = evaluate.run(what, task, steps, state, eval_data)
+                    extra = last_eval
+                    score = last_eval.get(checkpoint.BEST_METRIC)
+                    saves = saves or saved.would_be_best(score)
+                fetch(*pending, extra=extra)
+                pending = None
+                if saves:
+                    with meter.aside("checkpoint"):
+                        saved.save(number, state, last_eval if evaluates else {})
+                    if writes:
+                        run.write_status(state="running", step=number)
+                if asked:
+                    saved.finish()
+                    raise signals.stopped(asked, number)
+            saved.finish()
+        except Stopped as stop:
+            _leave(run, writes, "preempted", stop.exit_code, number)
+            raise
+        except PitError as error:
+            _leave(run, writes, "failed", error.exit_code, number)
+            raise
+        finally:
+            if profiling:
+                jax.profiler.stop_trace()
+
+        # ---- 7. The end ----------------------------------------------------------------
+        seconds = time.time() - started
+        if writes:
+            run.write_status(state="done", exit_code=0, step=total, result=last_eval)
+    return Result(str(run.path), total, last_eval, parameters, meter.mean_rate(), seconds)
+
+
+def _describe(evaluation: dict[str, float] | None) -> str:
+    """ "accuracy 96.4 %", empty without an evaluation."""
+    shown = [
+        f"{name.removeprefix('eval/').replace('_', ' ')} {100 * value:.1f} %"
+        for name, value in (evaluation or {}).items()
+        if "accuracy" in name
+    ]
+    return ", ".join(shown)
+
+
+def _devices(mesh: jax.sharding.Mesh) -> str:
+    axes = " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    kind = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} × {kind}" + (f" ({axes})" if axes else "")
+
+
+def _leave(run: rundir.RunDir, writes: bool, state: str, code: int, number: int) -> None:
+    """Notes how the run ended; a disk that is full keeps the first error in view."""
+    if writes:
+        with contextlib.suppress(PitError):
+            run.write_status(state=state, exit_code=code, step=number)

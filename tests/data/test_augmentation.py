@@ -1,0 +1,448 @@
+"""Every change against PIL, colorsys or NumPy, and what is drawn against its distribution."""
+
+import colorsys
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from pit_jax import config
+from pit_jax.data import augmentation
+
+MEAN, STD = (0.5,), (0.25,)
+CLASSES = 7
+RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+ALL_PER_EXAMPLE = {
+    "crop": "resized",
+    "flip": 0.5,
+    "grayscale": 0.5,
+    "jitter": (0.4, 0.4, 0.4, 0.1),
+}
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def to_pil(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def from_pil(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, np.float32).reshape(image.height, image.width, -1)
+
+
+def as_float(image: np.ndarray) -> jax.Array:
+    return jnp.asarray(image, jnp.float32)
+
+
+def keys(n: int, seed: int = 0) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), n)
+
+
+def run(images: np.ndarray, key: jax.Array | None = None, mean=MEAN, std=STD, **options):
+    """Images in grey levels again, and targets, of a jitted `augment` with these options."""
+    chosen = config.base().data.augmentation
+    chosen.update(options)
+    labels = np.arange(len(images), dtype=np.int32) % CLASSES
+
+    @jax.jit
+    def augment(images, labels, key):
+        return augmentation.augment(images, labels, key, chosen, mean, std, CLASSES)
+
+    key = jax.random.key(0) if key is None else key
+    over_keys = jax.vmap(augment, (None, None, 0)) if key.ndim else augment
+    images, targets = over_keys(images, labels, key)
+    assert images.dtype == targets.dtype == jnp.float32
+    return (np.asarray(images) * np.float32(std) + np.float32(mean)) * 255, np.asarray(targets)
+
+
+# Crops
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(28, 28, 1), (8, 8, 3), (13, 21, 3)])
+@pytest.mark.parametrize("hard", [False, True])
+def test_resize_crop_is_pils_crop_and_resize(shape, interpolation, hard):
+    """Within one grey level, also where black next to white makes bicubic overshoot."""
+    height, width, channels = shape
+    rng = np.random.default_rng(1)
+    image = (noise(*shape) > 127).astype(np.uint8) * 255 if hard else noise(*shape)
+    box_h, box_w = rng.integers(1, height + 1, 40), rng.integers(1, width + 1, 40)
+    box_h[:2], box_w[:2] = (height, 1), (width, 1)  # the whole image, and a single pixel
+    top, left = rng.integers(0, height - box_h + 1), rng.integers(0, width - box_w + 1)
+    boxes = np.stack([top, left, box_h, box_w])
+    resize = jax.vmap(lambda box: augmentation.resize_crop(as_float(image), box, interpolation))
+    for result, (y, x, h, w) in zip(jax.jit(resize)(boxes.T), boxes.T, strict=True):
+        cut = to_pil(image).crop((x, y, x + w, y + h))
+        expected = from_pil(cut.resize((width, height), RESAMPLE[interpolation]))
+        assert expected.shape[-1] == channels
+        np.testing.assert_allclose(result, expected, atol=1)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resize_crop_is_antialiased_when_it_shrinks(interpolation):
+    """As PIL, within one grey level; Pillow 13 may shrink rows first where they shrink more."""
+    image = noise(32, 40, 3)
+    box = (1, 2, 30, 37)
+    result = augmentation.resize_crop(as_float(image), box, interpolation, shape=(13, 9))
+    cut = to_pil(image).crop((2, 1, 39, 31))
+    expected = from_pil(cut.resize((9, 13), RESAMPLE[interpolation]))
+    np.testing.assert_allclose(result, expected, atol=1)
+
+
+def test_the_whole_image_is_its_own_crop():
+    image = noise(9, 14, 3)
+    for interpolation in RESAMPLE:
+        result = augmentation.resize_crop(as_float(image), (0, 0, 9, 14), interpolation)
+        np.testing.assert_array_equal(result, image)
+
+
+def test_nothing_outside_the_box_bleeds_in():
+    image, other = noise(10, 10, 1), noise(10, 10, 1, seed=1)
+    other[2:7, 3:9] = image[2:7, 3:9]
+    one, two = (
+        augmentation.resize_crop(as_float(x), (2, 3, 5, 6), "bicubic") for x in (image, other)
+    )
+    np.testing.assert_array_equal(one, two)
+
+
+def torchvision_boxes(n, height, width, scale, ratio, rng):
+    """RandomResizedCrop.get_params in NumPy, n times: rows of top, left, height, width."""
+    boxes = []
+    while len(boxes) < n:
+        for _ in range(10):
+            area = height * width * rng.uniform(*scale)
+            aspect = math.exp(rng.uniform(*np.log(ratio)))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                boxes.append((rng.integers(height - h + 1), rng.integers(width - w + 1), h, w))
+                break
+    return np.array(boxes)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 28)])
+def test_boxes_are_distributed_as_torchvisions(size):
+    height, width = size
+    scale, ratio = (0.2, 1.0), (3 / 4, 4 / 3)
+    draw = jax.jit(jax.vmap(lambda key: augmentation.sample_box(key, *size, scale, ratio)))
+    boxes = np.stack(draw(keys(4000)), 1)
+    top, left, h, w = boxes.T
+    assert np.all((top >= 0) & (left >= 0) & (h > 0) & (w > 0))
+    assert np.all((top + h <= height) & (left + w <= width))
+    # Sides are rounded by at most half a pixel each.
+    assert np.all((h + 0.5) * (w + 0.5) >= 0.2 * height * width)
+    assert np.all((w + 0.5) / (h - 0.5) >= 3 / 4)
+    assert np.all((w - 0.5) / (h + 0.5) <= 4 / 3)
+    expected = torchvision_boxes(4000, *size, scale, ratio, np.random.default_rng(0))
+
+    def statistics(boxes):
+        top, left, h, w = boxes.T
+        return np.stack([h * w / (height * width), np.log(w / h), top, left, h, w], 1)
+
+    ours, theirs = statistics(boxes), statistics(expected)
+    # Six standard errors of the difference of two means; spreads within 5 %.
+    error = 6 * np.sqrt((ours.var(0) + theirs.var(0)) / 4000)
+    assert np.all(np.abs(ours.mean(0) - theirs.mean(0)) < error)
+    np.testing.assert_allclose(ours.std(0), theirs.std(0), rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((8, 32), (0, 10, 8, 11)), ((32, 8), (10, 0, 11, 8)), ((9, 10), (0, 0, 9, 10))],
+)
+def test_an_image_no_box_fits_is_cut_centrally(size, expected):
+    """8 × 4/3 ≈ 11 columns of 32; an image whose own ratio is allowed stays whole."""
+    share = (1.0, 1.0) if size != (9, 10) else (1.3, 1.4)  # too large for any ratio
+    draw = jax.vmap(lambda key: augmentation.sample_box(key, *size, share, (3 / 4, 4 / 3)))
+    np.testing.assert_array_equal(np.stack(draw(keys(5)), 1), [expected] * 5)
+
+
+@pytest.mark.parametrize(("shape", "pad"), [((8, 8, 3), 1), ((5, 6, 1), 2), ((3, 3, 1), 5)])
+def test_pad_crop_is_a_window_of_the_padded_image(shape, pad):
+    image = noise(*shape)
+    height, width, _ = shape
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    corners = np.array(list(itertools.product(range(2 * pad + 1), repeat=2)))
+    crop = jax.vmap(lambda y, x: augmentation.pad_crop(as_float(image), y, x, pad))
+    for (y, x), result in zip(corners, crop(*corners.T), strict=True):
+        np.testing.assert_array_equal(result, padded[y : y + height, x : x + width])
+
+
+def test_padded_crops_reach_every_corner_equally():
+    image = np.zeros((1, 3, 3, 1), np.uint8)
+    image[0, 1, 1] = 255  # where the only white pixel goes tells the corner
+    images, _ = run(np.repeat(image, 900, 0), crop="pad", pad=1)
+    counts = np.round(images[..., 0] / 255).sum(0)
+    assert counts.sum() == 900
+    np.testing.assert_allclose(counts, 100, atol=50)
+
+
+# Colour
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.3, 1.0, 1.4, 2.5])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_brightness_contrast_and_saturation_are_pils(factor, channels):
+    """Less than one grey level off: PIL cuts the fraction off, we keep it."""
+    image = noise(12, 12, channels)
+    pairs = {
+        augmentation.adjust_brightness: ImageEnhance.Brightness,
+        augmentation.adjust_contrast: ImageEnhance.Contrast,
+    }
+    if channels == 3:
+        pairs[augmentation.adjust_saturation] = ImageEnhance.Color
+    for adjust, enhancer in pairs.items():
+        expected = from_pil(enhancer(to_pil(image)).enhance(factor))
+        np.testing.assert_allclose(adjust(as_float(image), factor), expected, atol=1)
+
+
+def test_gray_is_pils_luma_to_the_level():
+    levels = np.arange(0, 256, 5, dtype=np.uint8)  # 52³ colours, 0 and 255 among them
+    colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(52, -1, 3)
+    expected = from_pil(to_pil(colours).convert("L"))
+    np.testing.assert_array_equal(
+        augmentation.gray(as_float(colours)), np.broadcast_to(expected, colours.shape)
+    )
+    image = noise(4, 5, 1)
+    np.testing.assert_array_equal(augmentation.gray(as_float(image)), image)
+
+
+@pytest.mark.parametrize("shift", [-0.5, -0.13, 0.0, 0.1, 0.5])
+def test_hue_is_colorsys(shift):
+    """PIL's own HSV holds 8 bits a value, so it is compared only to within a few levels."""
+    image = noise(10, 10, 3)
+    image[0] = image[0, :, :1]  # grays have no hue
+    image[1, :6] = 255 * np.array(list(itertools.product([0, 1], repeat=3)))[1:7]  # pure colours
+
+    def turn(pixel):
+        h, s, v = colorsys.rgb_to_hsv(*pixel / 255)
+        return colorsys.hsv_to_rgb((h + shift) % 1, s, v)
+
+    expected = 255 * np.apply_along_axis(turn, -1, image.astype(np.float64))
+    result = np.asarray(augmentation.adjust_hue(as_float(image), shift))
+    np.testing.assert_allclose(result, expected, atol=1e-3)
+
+    h, s, v = to_pil(image).convert("HSV").split()  # as torchvision on PIL images
+    turned = (np.asarray(h, np.int32) + int(shift * 255)) % 256
+    turned = Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8)), s, v))
+    difference = np.abs(result - from_pil(turned.convert("RGB")))
+    assert difference.mean() < 2
+    assert difference.max() < 16
+
+
+def test_jitter_makes_its_changes_in_the_given_order():
+    image = as_float(noise(6, 6, 3))
+    adjusts, amounts, _ = augmentation.sample_jitter(jax.random.key(1), (0.9, 0.9, 0.9, 0.5))
+    orders = np.array(list(itertools.permutations(range(4))))
+    results = jax.jit(jax.vmap(lambda o: augmentation.jitter(image, adjusts, amounts, o)))(orders)
+    single = [jax.jit(adjust) for adjust in adjusts]
+    for order, result in zip(orders, results, strict=True):
+        expected = image
+        for i in order:
+            expected = single[i](expected, amounts[i])
+        np.testing.assert_allclose(result, expected, atol=2e-3)
+    distinct = np.unique(np.round(np.asarray(results), 1), axis=0)
+    assert len(distinct) > 12  # so the orders above could not have been mixed up
+
+
+def test_jitter_draws_uniform_amounts_and_orders():
+    strengths = (0.4, 1.5, 0.2, 0.1)
+
+    @jax.jit
+    @jax.vmap
+    def draw(key):
+        return augmentation.sample_jitter(key, strengths)[1:]
+
+    amounts, orders = map(np.asarray, draw(keys(4800)))
+    low, high = np.array([0.6, 0, 0.8, -0.1]), np.array([1.4, 2.5, 1.2, 0.1])
+    quantiles = np.quantile((amounts - low) / (high - low), [0, 0.25, 0.5, 0.75, 1], axis=0)
+    expected = np.repeat([[0], [0.25], [0.5], [0.75], [1]], 4, axis=1)
+    np.testing.assert_allclose(quantiles, expected, atol=0.03)
+    assert np.all((amounts >= low - 1e-6) & (amounts <= high + 1e-6))
+    distinct, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(distinct) == 24
+    np.testing.assert_allclose(counts, 200, atol=75)
+
+
+def test_jitter_leaves_out_what_has_no_strength():
+    adjusts, amounts, order = augmentation.sample_jitter(jax.random.key(0), (0.0, 0.4, 0.0, 0.0))
+    assert adjusts == [augmentation.adjust_contrast]
+    assert amounts.shape == order.shape == (1,)
+
+
+def test_colour_needs_three_channels():
+    for adjust in (augmentation.adjust_saturation, augmentation.adjust_hue):
+        with pytest.raises(AssertionError, match="axis"):
+            adjust(as_float(noise(4, 4, 1)), 0.1)
+
+
+# Chances
+
+
+def test_flips_happen_with_their_probability():
+    image = noise(1, 2, 3, 1)
+    images, _ = run(np.repeat(image, 1000, 0), flip=0.3)
+    straight = np.isclose(images, image, atol=1e-3).all((1, 2, 3))
+    mirrored = np.isclose(images, image[:, :, ::-1], atol=1e-3).all((1, 2, 3))
+    assert np.all(straight ^ mirrored)
+    assert abs(mirrored.mean() - 0.3) < 0.06
+
+
+def test_colour_is_lost_with_its_probability():
+    image = noise(1, 2, 2, 3)
+    images, _ = run(np.repeat(image, 1000, 0), grayscale=0.2)
+    lost = np.ptp(images, -1).max((1, 2)) < 1e-3
+    np.testing.assert_allclose(images[~lost], np.repeat(image, (~lost).sum(), 0), atol=1e-3)
+    assert abs(lost.mean() - 0.2) < 0.06
+
+
+# The whole
+
+
+def test_off_is_normalise():
+    images = noise(3, 5, 4, 3)
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    options = config.base().data.augmentation
+    labels = np.array([4, 0, 6], np.int32)
+    args = (images, labels, jax.random.key(0), options, mean, std, CLASSES)
+    result, targets = augmentation.augment(*args)
+    np.testing.assert_array_equal(result, augmentation.normalise(images, mean, std))
+    np.testing.assert_allclose(result, (images / 255 - mean) / std, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(targets, np.eye(CLASSES)[labels])
+    np.testing.assert_allclose(
+        augmentation.normalise(images.astype(np.float32), MEAN, STD),
+        (images / 255 - 0.5) / 0.25,
+        atol=1e-5,
+    )
+
+
+def test_an_example_does_not_depend_on_its_neighbours():
+    images, others = noise(5, 8, 8, 3), noise(5, 8, 8, 3, seed=1)
+    others[2] = images[2]
+    key = jax.random.key(3)
+    full, _ = run(images, key, **ALL_PER_EXAMPLE)
+    changed, _ = run(others, key, **ALL_PER_EXAMPLE)
+    shorter, _ = run(images[:3], key, **ALL_PER_EXAMPLE)
+    np.testing.assert_array_equal(full[2], changed[2])
+    np.testing.assert_allclose(full[:3], shorter, atol=1e-3)
+    same, _ = run(np.repeat(images[:1], 5, 0), key, **ALL_PER_EXAMPLE)
+    assert len(np.unique(same, axis=0)) == 5  # and rows do differ from each other
+    assert not np.allclose(full, run(images, jax.random.key(4), **ALL_PER_EXAMPLE)[0])
+
+
+def test_one_change_more_leaves_the_others_as_they_were():
+    images = noise(6, 8, 8, 3)
+    alone, _ = run(images, crop="resized", flip=0.5)
+    together, _ = run(images, crop="resized", flip=0.5, grayscale=1.0)
+    gray = np.stack([augmentation.gray(jnp.round(x)) for x in alone])
+    np.testing.assert_allclose(together, gray, atol=1e-2)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((28, 28, 1), {"crop": "resized", "flip": 0.5, "jitter": (0.4, 0.4, 0, 0)}),
+        ((8, 8, 3), {"crop": "pad", "pad": 1, "cutmix": 1.0}),
+        ((7, 5, 3), {**ALL_PER_EXAMPLE, "interpolation": "bilinear", "mixup": 0.2, "cutmix": 1.0}),
+        ((1, 1, 3), {**ALL_PER_EXAMPLE, "scale": (0.01, 0.1), "mixup": 0.2}),
+    ],
+)
+def test_odd_sizes_give_finite_images_in_range(shape, batch, options):
+    images, targets = run(noise(batch, *shape), **options)
+    assert images.shape == (batch, *shape)
+    assert np.all((images > -1e-2) & (images < 255 + 1e-2))  # NaN is neither
+    np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
+
+
+# Mixes
+
+
+@pytest.mark.parametrize("batch", [4, 5, 1])
+def test_mixup_blends_with_the_example_counted_from_the_end(batch):
+    images, targets = noise(batch, 3, 4, 3).astype(np.float32), np.eye(batch, CLASSES)
+    mixed, mixed_targets = augmentation.mix(as_float(images), jnp.asarray(targets), 0.3)
+    np.testing.assert_allclose(mixed, 0.3 * images + 0.7 * images[::-1], rtol=1e-5)
+    np.testing.assert_allclose(mixed_targets, 0.3 * targets + 0.7 * targets[::-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 12)])
+def test_cutmix_pastes_timms_box_and_counts_its_pixels(size):
+    height, width = size
+    images, targets = noise(2, *size, 1).astype(np.float32), np.eye(2, dtype=np.float32)
+    lams = np.array([0.0, 0.15, 0.5, 0.77, 0.97, 1.0], np.float32)
+    centres = np.array([(0, 0), (3, 4), (height - 1, width - 1), (6, 1)])
+    lams, centres = np.repeat(lams, 4), np.tile(centres, (6, 1))
+
+    @jax.jit
+    @jax.vmap
+    def cutmix(lam, centre):
+        mask = augmentation.cutmix_mask(height, width, lam, centre)
+        return augmentation.mix(images, targets, mask)
+
+    for lam, (cy, cx), mixed, mixed_targets in zip(
+        lams, centres, *cutmix(lams, centres), strict=True
+    ):
+        side = np.sqrt(1 - lam)  # timm's rand_bbox
+        cut_h, cut_w = int(height * side), int(width * side)
+        top, bottom = np.clip([cy - cut_h // 2, cy + cut_h // 2], 0, height)
+        left, right = np.clip([cx - cut_w // 2, cx + cut_w // 2], 0, width)
+        expected = images.copy()
+        expected[:, top:bottom, left:right] = images[::-1, top:bottom, left:right]
+        np.testing.assert_array_equal(mixed, expected)
+        own = 1 - (bottom - top) * (right - left) / (height * width)
+        np.testing.assert_allclose(mixed_targets, [[own, 1 - own], [1 - own, own]], atol=1e-6)
+
+
+def mixed_shares(size=6, n=400, **options):
+    """Of n batches of a black and a white image: what share of each black one turned white
+    by its pixels (n, size, size), and by its target (n,)."""
+    images = np.stack([np.zeros((size, size, 1)), np.full((size, size, 1), 255)])
+    mixed, targets = run(images.astype(np.uint8), keys(n), **options)
+    np.testing.assert_allclose(targets.sum(-1), 1, atol=1e-6)
+    np.testing.assert_allclose(mixed[:, 0] + mixed[:, 1], 255, atol=1e-2)  # partners swap
+    return mixed[:, 0, :, :, 0] / 255, targets[:, 0, 1]
+
+
+@pytest.mark.parametrize("alpha", [0.2, 2.0])
+def test_mixup_draws_from_its_beta_distribution(alpha):
+    pixels, share = mixed_shares(size=2, n=2000, mixup=alpha)
+    np.testing.assert_allclose(
+        pixels, np.broadcast_to(share[:, None, None], pixels.shape), atol=1e-4
+    )
+    assert abs(share.mean() - 0.5) < 0.05
+    np.testing.assert_allclose(share.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.12)
+
+
+def test_cutmix_targets_are_the_area_of_the_box():
+    pixels, share = mixed_shares(cutmix=1.0)
+    assert np.all(np.isclose(pixels, 0, atol=1e-4) | np.isclose(pixels, 1, atol=1e-4))
+    np.testing.assert_allclose(pixels.mean((1, 2)), share, atol=1e-4)
+    assert len(np.unique(np.round(share, 3))) > 5
+    assert np.all(pixels.mean(0) > 0.1)  # boxes come everywhere, borders too
+
+
+def test_with_both_on_half_of_the_batches_are_cutmix():
+    pixels, share = mixed_shares(mixup=5.0, cutmix=0.5)  # mixup is never close to 0 or 1
+    np.testing.assert_allclose(pixels.mean((1, 2)), share, atol=1e-4)
+    uniform = np.ptp(pixels, axis=(1, 2)) < 1e-4
+    blended = uniform & (pixels[:, 0, 0] > 0.01) & (pixels[:, 0, 0] < 0.99)
+    binary = np.minimum(pixels, 1 - pixels).max((1, 2)) < 1e-4
+    assert np.all(blended ^ binary)
+    assert abs(binary.mean() - 0.5) < 0.1
+    np.testing.assert_allclose(share[blended].var(), 1 / 44, rtol=0.3)  # Beta(5, 5)
+
+
+def test_mixes_come_after_the_changes_of_single_examples():
+    """Row i is mixed with what row B − 1 − i became, not with what it was."""
+    images, key = noise(4, 6, 6, 3), jax.random.key(5)
+    alone, _ = run(images, key, **ALL_PER_EXAMPLE)
+    mixed, targets = run(images, key, mixup=1.0, **ALL_PER_EXAMPLE)
+    share = targets[0, 0]
+    assert 0 < share < 1
+    np.testing.assert_allclose(mixed, share * alone + (1 - share) * alone[::-1], atol=1e-2)

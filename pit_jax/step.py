@@ -114,8 +114,8 @@ def _train_step(
         grads, metrics = gradients(state.params, batch, model_key)
         metrics |= {
             "lr": lr(state.step),
-            "grad_norm": optax.global_norm(grads),
-            "param_norm": optax.global_norm(state.params),
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(state.params),
         }
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -183,9 +183,7 @@ def train(
                     jax.block_until_ready(values)
                     jax.profiler.stop_trace()
                     profiling = False
-                    say(
-                        f"profiler trace of steps {profile[0]} to {profile[1]} in {run.path}/profile"
-                    )
+                    say(f"profiler trace of steps {profile} in {run.path}/profile")
                 asked = stop_request.asked()
                 evaluates = number % eval_every == 0 or number == total
                 saves = number % save_every == 0 or number == total or asked

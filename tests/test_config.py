@@ -1,0 +1,188 @@
+"""Configs: what is accepted, what follows from it, and the one line that refuses the rest."""
+
+import glob
+import json
+
+import pytest
+
+from pit_jax import config, configfile, lengths, validation
+from pit_jax.errors import ConfigError
+
+
+def refused(words: list[str], spec: str = "configs/digits.py:pit") -> str:
+    with pytest.raises(ConfigError) as caught:
+        configfile.load(spec, words)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_every_field_is_documented():
+    for name, field in config.FIELDS.items():
+        assert len(field.doc) > 5, name
+        assert field.default is not None or field.kind, name
+
+
+@pytest.mark.parametrize("path", sorted(glob.glob("configs/*.py")))
+def test_every_config_resolves_without_an_argument_and_says_what_it_is(path):
+    resolved = configfile.load(path)
+    assert resolved.model.mlp == 4 * resolved.model.width
+    text = open(path).read()
+    assert "pit-jax train --config" in text
+    assert "ublished" in text
+    assert "ssumed" in text or "own" in text
+
+
+@pytest.mark.parametrize(
+    ("spec", "patch", "width", "heads"),
+    [
+        ("configs/digits.py:pit", 1, 64, 2),
+        ("configs/digits.py:vit/2", 2, 64, 2),
+        ("configs/cifar100.py:pit-t", 1, 192, 12),
+        ("configs/cifar100.py:vit-s/2", 2, 384, 12),
+        ("configs/imagenet28.py:pit-l", 1, 1024, 16),
+    ],
+)
+def test_the_argument_names_the_model(spec, patch, width, heads):
+    model = configfile.load(spec).model
+    assert (model.patch, model.width, model.heads) == (patch, width, heads)
+
+
+def test_overrides_in_every_way_absl_users_write_them():
+    words = ["--config.optim.lr=1e-2", "--config.train.seed", "7", "--config.train.deterministic"]
+    words += ["--noconfig.train.tensorboard", "--config.optim.betas=(0.8, 0.9)"]
+    c = configfile.load("configs/digits.py:pit", words)
+    assert (c.optim.lr, c.train.seed, c.train.deterministic) == (0.01, 7, True)
+    assert (c.train.tensorboard, c.optim.betas) == (False, (0.8, 0.9))
+
+
+def test_the_length_given_on_the_command_line_wins():
+    c = configfile.load("configs/digits.py:pit", ["--config.train.steps=5"])
+    assert (c.train.steps, c.train.epochs, c.train.examples) == (5, None, None)
+
+
+def test_mlp_follows_the_width_unless_given():
+    assert configfile.load("configs/digits.py:pit", ["--config.model.width=96"]).model.mlp == 384
+    given = ["--config.model.width=96", "--config.model.mlp=100"]
+    assert configfile.load("configs/digits.py:pit", given).model.mlp == 100
+
+
+def test_a_resolved_config_is_read_back_equal(tmp_path):
+    c = configfile.load("configs/cifar100.py:pit-t")
+    path = tmp_path / "config.json"
+    path.write_text(configfile.to_json(c))
+    again = configfile.load(str(path))
+    assert config.flatten(again) == config.flatten(c)
+    changed = configfile.load(str(path), ["--config.train.seed=3"])
+    assert changed.train.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["--config.optim.lrr=1"],
+            "config.optim.lrr is not a field; did you mean config.optim.lr?",
+        ),
+        (["--config.model.widht=9"], "did you mean config.model.width?"),
+        (["--config.optim=1"], "config.optim is not a field"),
+        (["--config.optim.lr=fast"], "config.optim.lr"),
+        (["--config.optim.lr=-1"], "config.optim.lr=-1.0 must be at least 0.0"),
+        (["--config.optim.lr=nan"], "config.optim.lr=nan must be at least 0.0"),
+        (["--config.optim.lr=inf"], "config.optim.lr=inf must be finite"),
+        (["--config.train.batch_size=1.5"], "config.train.batch_size"),
+        (["--config.train.batch_size"], "Missing value for flag --config.train.batch_size"),
+        (["--config.model.drop_path=1.0"], "must be at least 0.0 and at most 0.99"),
+        (["--config.model.pool=clss"], "is none of cls, mean; did you mean 'cls'?"),
+        (["--config.model.patch=3"], "model.patch=3 does not divide config.data.image_size=8"),
+        (["--config.model.heads=3"], "model.heads=3 does not divide config.model.width=64"),
+        (
+            ["--config.train.accumulate=5"],
+            "accumulate=5 does not divide config.train.batch_size=64",
+        ),
+        (["--config.train.steps=1", "--config.train.epochs=1"], "(steps and epochs given)"),
+        (["--config.train.epochs=0"], "config.train.epochs must be more than 0"),
+        (["--config.optim.warmup=5"], 'write a length as "500 steps"'),
+        (["--config.optim.warmup=5 weeks"], 'write a length as "500 steps"'),
+        (["--config.optim.betas=(0.9,)"], "config.optim.betas=(0.9,) must be two numbers"),
+        (["--config.data.mean=(0.1, 0.2)"], "config.data.mean=(0.1, 0.2) needs one number"),
+        (["--config.data.std=(0.0,)"], "must be positive"),
+        (["--config.data.augmentation.grayscale=0.2"], "need colour images"),
+        (["--config.data.augmentation.scale=(0.5, 0.2)"], "augmentation.scale=(0.5, 0.2)"),
+        (["--config.mesh.data=-1", "--config.mesh.fsdp=-1"], "at most one is -1"),
+        (["--config.mesh.fsdp=0"], "axes are 1 or more"),
+        (["--config.mesh.model=3"], "mesh.model=3 does not divide config.model.heads=2"),
+        (["--config.model.position=sincos2d", "--config.model.width=6"], "a multiple of 4, not 6"),
+        (["--config.init_from=a", "--config.resume=b"], "not both"),
+        (["word"], "unexpected argument 'word'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(words, sentence):
+    assert sentence in refused(words)
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("configs/none.py", "there is no config file configs/none.py"),
+        ("configs/none.py:pit", "there is no config file configs/none.py"),
+        ("configs/digits", "write FILE.py, FILE.py:ARGUMENT or config.json"),
+        ("configs/digits.py:deit", "unknown model 'deit': write one of pit, vit/2"),
+        ("configs/cifar100.py:pit-x", "write one of pit-t, pit-s, vit-t/2, vit-s/2"),
+        ("runs/none/config.json", "cannot be read"),
+    ],
+)
+def test_configs_that_do_not_exist_are_refused(spec, sentence):
+    assert sentence in refused([], spec)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "not a config"),
+        ("[1]", "should hold an object"),
+        ('{"optim": {"lrr": 1}}', "did you mean config.optim.lr?"),
+        ('{"optim": {"lr": "x"}}', "should be of type float"),
+    ],
+)
+def test_a_broken_config_json_is_refused(tmp_path, text, sentence):
+    (tmp_path / "config.json").write_text(text)
+    assert sentence in refused([], str(tmp_path / "config.json"))
+
+
+def test_a_config_file_with_a_mistake_is_refused_by_name(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def get_config(arg=None):\n    return 1 / 0\n")
+    assert "mine.py: ZeroDivisionError: division by zero" in refused([], str(path))
+    path.write_text("x = 1\n")
+    assert "defines no get_config" in refused([], str(path))
+
+
+def test_dictionary_and_mixes_do_not_go_together(tiny):
+    tiny.model.embed = "dictionary"
+    tiny.data.augmentation.mixup = 0.5
+    with pytest.raises(ConfigError, match="blended colours"):
+        validation.resolve(tiny)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [("500 steps", 500), ("1 step", 1), ("2 epochs", 20), ("0.5 epochs", 5), ("5%", 10)]
+    + [("640 examples", 10), ("10 %", 20)],
+)
+def test_lengths(text, steps):
+    clock = lengths.Clock(batch_size=64, num_examples=640, total_steps=200)
+    assert lengths.Length.parse(text).steps(clock) == steps
+
+
+def test_total_steps_cover_the_last_examples(tiny):
+    tiny.train.update(steps=None, epochs=1.0, batch_size=64)
+    assert lengths.total_steps(tiny.train, 641) == 11
+    tiny.train.update(epochs=None, examples=64)
+    assert lengths.total_steps(tiny.train, 641) == 1
+
+
+def test_config_json_is_plain_json(resolved):
+    tree = json.loads(configfile.to_json(resolved))
+    assert tree["model"]["width"] == 16
+    assert tree["train"]["epochs"] is None

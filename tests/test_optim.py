@@ -1,0 +1,136 @@
+"""The optimiser: schedules, and which parameters decay, freeze or learn more slowly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from pit_jax import optim
+from pit_jax.lengths import Clock
+
+CLOCK = Clock(batch_size=64, num_examples=640, total_steps=100)
+
+
+@pytest.fixture
+def options(tiny):
+    tiny.optim.update(lr=1.0, warmup="10 steps", lr_end=0.1, clip=0.0, weight_decay=0.0)
+    return tiny.optim
+
+
+def at(options, *steps: int) -> list[float]:
+    lr = optim.schedule(options, CLOCK)
+    return [float(lr(step)) for step in steps]
+
+
+def test_warm_up_rises_from_zero_to_the_peak(options):
+    np.testing.assert_allclose(at(options, 0, 5, 10), [0, 0.5, 1], rtol=1e-6)
+
+
+def test_cosine_ends_at_lr_end(options):
+    half = 0.1 + 0.9 / 2
+    np.testing.assert_allclose(at(options, 55, 100), [half, 0.1], rtol=1e-5)
+
+
+def test_constant_stays(options):
+    options.schedule = "constant"
+    np.testing.assert_allclose(at(options, 10, 99), [1, 1])
+
+
+def test_wsd_decays_at_the_end_only(options):
+    options.update(schedule="wsd", decay="20 steps")
+    np.testing.assert_allclose(at(options, 79, 80, 90, 100), [1, 1, 0.55, 0.1], rtol=1e-5)
+
+
+def test_lr_is_absolute_unless_a_base_batch_is_given(options):
+    assert optim.peak_lr(options, 1024) == 1.0
+    options.lr_batch = 256
+    assert optim.peak_lr(options, 1024) == 4.0
+
+
+def params() -> dict:
+    def block(*layers: int) -> dict:
+        return {
+            "query": {"kernel": jnp.ones((*layers, 2, 2)), "bias": jnp.ones((*layers, 2))},
+            "norm1": {"scale": jnp.ones((*layers, 2)), "bias": jnp.ones((*layers, 2))},
+            "mlp_scale": {"scale": jnp.ones((*layers, 2))},
+        }
+
+    return {
+        "embed": {
+            "patch": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)},
+            "cls": jnp.ones((1, 2)),
+            "position": jnp.ones((5, 2)),
+        },
+        "trunk": {"blocks": block(3), "last": block()},
+        "norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)},
+        "head": {"kernel": jnp.ones((2, 4)), "bias": jnp.ones(4)},
+    }
+
+
+def update(options, gradient: float, tree: dict | None = None) -> dict:
+    tree = tree or params()
+    tx = optim.build(options, lambda step: 1.0, tree, depth=4)
+    grads = jax.tree.map(lambda x: jnp.full_like(x, gradient), tree)
+    return tx.update(grads, tx.init(tree), tree)[0]
+
+
+def test_weight_decay_spares_norms_biases_cls_and_positions(options):
+    options.weight_decay = 0.5
+    found = update(options, gradient=0.0)
+    moved = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, x in jax.tree_util.tree_leaves_with_path(found)
+        if np.any(x)
+    }
+    assert moved == {
+        "embed/patch/kernel",
+        "trunk/blocks/query/kernel",
+        "trunk/last/query/kernel",
+        "head/kernel",
+    }
+    np.testing.assert_allclose(found["head"]["kernel"], -0.5)
+
+
+def test_layer_decay_counts_from_the_head(options):
+    options.update(name="sgd", betas=(0.0, 0.0), layer_decay=0.5)
+    found = update(options, gradient=1.0)
+    np.testing.assert_allclose(found["head"]["kernel"], -1)
+    np.testing.assert_allclose(found["norm"]["scale"], -1)
+    np.testing.assert_allclose(found["trunk"]["last"]["query"]["bias"], -0.5)
+    blocks = found["trunk"]["blocks"]["query"]["kernel"][:, 0, 0]
+    np.testing.assert_allclose(blocks, [-(0.5**4), -(0.5**3), -(0.5**2)])
+    np.testing.assert_allclose(found["embed"]["position"], -(0.5**5))
+
+
+def test_frozen_parameters_do_not_move_and_count_in_no_norm(options):
+    options.update(name="sgd", betas=(0.0, 0.0), freeze=("^trunk/", "^embed/"), clip=1.0)
+    options.weight_decay = 0.5
+    tree = params()
+    found = update(options, gradient=1.0, tree=tree)
+    assert not any(np.any(x) for x in jax.tree.leaves((found["trunk"], found["embed"])))
+    free = sum(x.size for x in jax.tree.leaves((tree["norm"], tree["head"])))
+    np.testing.assert_allclose(found["norm"]["bias"], -1 / free**0.5, rtol=1e-6)
+
+
+def test_clipping_bounds_the_global_norm(options):
+    options.update(name="sgd", betas=(0.0, 0.0), clip=0.1)
+    np.testing.assert_allclose(optax.tree.norm(update(options, 3.0)), 0.1, rtol=1e-5)
+
+
+def test_adamw_equals_its_definition_in_float64(options):
+    """Three steps of Loshchilov and Hutter's algorithm 2, written out."""
+    options.update(betas=(0.9, 0.95), weight_decay=0.3)
+    tree = {"head": {"kernel": jnp.array([[0.5, -1.0]])}}
+    lr = 0.01
+    tx = optim.build(options, lambda step: lr, tree, depth=4)
+    state = tx.init(tree)
+    x, m, v = np.array([[0.5, -1.0]]), 0.0, 0.0
+    for step, g in enumerate(([[0.1, -2.0]], [[0.3, 1.0]], [[-0.2, 0.5]]), start=1):
+        updates, state = tx.update({"head": {"kernel": jnp.array(g)}}, state, tree)
+        tree = optax.apply_updates(tree, updates)
+        g = np.array(g)
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
+        step_size = (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.95**step)) + 1e-8)
+        x = x - lr * (step_size + 0.3 * x)
+    np.testing.assert_allclose(tree["head"]["kernel"], x, rtol=1e-6)

@@ -233,6 +233,11 @@ class Checkpoints:
         )
         return jax.tree.map(np.asarray, self._checkpointer.restore(path, shapes))
 
+    def read_weights(self, step: int) -> dict:
+        """The weights that are evaluated: the moving average where there is one."""
+        tree = self.read(step)
+        return tree["ema"] or tree["params"]
+
     def _manifest(self, step: int) -> dict[str, Any] | None:
         try:
             manifest = json.loads((self._manifests / f"{step}.json").read_text())

@@ -67,7 +67,10 @@ def weights(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     processes.choose_platform()
     from pit_jax.weights import exchange
 
-    {"import": exchange.import_weights, "export": exchange.export_weights}[args.direction](args)
+    if args.direction == "export":
+        exchange.export_weights(args.source, args.target, args.format)
+    else:
+        exchange.import_weights(args.source, args.target, args.config, args.interpolate)
 
 
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import pathlib
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_every_field_is_documented():
 def test_every_config_resolves_without_an_argument_and_says_what_it_is(path):
     resolved = configfile.load(path)
     assert resolved.model.mlp == 4 * resolved.model.width
-    text = open(path).read()
+    text = pathlib.Path(path).read_text()
     assert "pit-jax train --config" in text
     assert "ublished" in text
     assert "ssumed" in text or "own" in text

@@ -61,7 +61,9 @@ def test_help_imports_nothing_heavy():
         "import sys; from pit_jax import cli; cli.parser().format_help();"
         "print([m for m in ('jax', 'flax', 'numpy', 'orbax', 'matplotlib') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT.parent
+    )
     assert done.stdout.strip() == "[]", done.stderr
 
 
@@ -69,4 +71,6 @@ def test_models_hold_no_mesh_and_parallel_knows_no_model():
     for path in (ROOT / "models").glob("*.py"):
         assert not {name for name in imported(path) if name.startswith(("tasks", "data"))}
     for path in (ROOT / "parallel").glob("*.py"):
-        assert imported(path) <= {"errors.ConfigError"} | {n for n in imported(path) if n.startswith("parallel")}
+        assert imported(path) <= {"errors.ConfigError"} | {
+            n for n in imported(path) if n.startswith("parallel")
+        }

@@ -1,8 +1,8 @@
 """Where images come from: random access by number, one image in its own size at a time.
 
-    digits      scikit-learn's handwritten digits, always at hand
-    folder      data.dir/<split>/<class>/<image file>
-    NAME        any TensorFlow Datasets set, prepared as ArrayRecord, read without TensorFlow
+digits      scikit-learn's handwritten digits, always at hand
+folder      data.dir/<split>/<class>/<image file>
+NAME        any TensorFlow Datasets set, prepared as ArrayRecord, read without TensorFlow
 """
 
 import difflib
@@ -247,8 +247,8 @@ def _how_to_prepare(name: str, root: Path) -> str:
     known = KNOWN.get(name)
     size = f" ({known.gigabytes:g} GB)" if known else ""
     near = difflib.get_close_matches(name, [*KNOWN, "folder"], n=1, cutoff=0.7)
-    hint = f"; did you mean {near[0]}?" if near and not known else ""
+    hint = f" (did you mean {near[0]}?)" if near and not known else ""
     return (
-        f"data set {name} is not in {root}{hint} Prepare it{size} with"
+        f"data set {name} is not in {root}{hint}. Prepare it{size} with"
         f" `pit-jax data prepare {name} --data-dir {root}` (needs pip install 'pit_jax[prepare]')"
-    ).replace("? Prepare", "? Or prepare", 1).replace(f"{root} Prepare", f"{root}: prepare", 1)
+    )

@@ -49,8 +49,7 @@ def read_weights(path: str, config: Any) -> dict:
     """
     if (epath.Path(path) / "manifests").exists():
         source = _checkpoints(path, "config.init_from")
-        tree = source.read(source.newest_intact(repair=False))
-        return tree["ema"] or tree["params"]
+        return source.read_weights(source.newest_intact(repair=False))
     if not epath.Path(path).exists():
         raise ConfigError(f"config.init_from={path} does not exist")
     found, fields = tensors.read(path)

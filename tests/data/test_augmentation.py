@@ -14,9 +14,10 @@ from PIL import Image, ImageEnhance
 from pit_jax import config
 from pit_jax.data import augmentation
 
-# Tests compile more than they compute.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-resize_crop = jit(augmentation.resize_crop, static_argnums=(2, 3))
+resize_crop = jax.jit(augmentation.resize_crop, static_argnums=(2, 3))
+resize_crops = jax.jit(
+    jax.vmap(augmentation.resize_crop, in_axes=(None, 0, None)), static_argnums=2
+)
 
 MEAN, STD = (0.5,), (0.25,)
 CLASSES = 7
@@ -62,7 +63,7 @@ def jitted(**options):
         vmapped = jax.vmap(augment, (None, None, 0)) if key.ndim else augment
         return vmapped(images, labels, key)
 
-    return jit(over_keys)
+    return jax.jit(over_keys)
 
 
 def run(images: np.ndarray, key: jax.Array | None = None, **options):
@@ -89,8 +90,7 @@ def test_resize_crop_is_pils_crop_and_resize(shape, interpolation, hard):
     box_h[:2], box_w[:2] = (height, 1), (width, 1)  # the whole image, and a single pixel
     top, left = rng.integers(0, height - box_h + 1), rng.integers(0, width - box_w + 1)
     boxes = np.stack([top, left, box_h, box_w])
-    resize = jax.vmap(lambda box: augmentation.resize_crop(as_float(image), box, interpolation))
-    results = np.asarray(jit(resize)(boxes.T))
+    results = np.asarray(resize_crops(as_float(image), tuple(boxes), interpolation))
     for result, (y, x, h, w) in zip(results, boxes.T, strict=True):
         cut = to_pil(image).crop((x, y, x + w, y + h))
         expected = from_pil(cut.resize((width, height), RESAMPLE[interpolation]))
@@ -141,7 +141,7 @@ def torchvision_boxes(n, height, width, scale, ratio, rng):
 def test_boxes_are_distributed_as_torchvisions(size):
     height, width = size
     scale, ratio = (0.2, 1.0), (3 / 4, 4 / 3)
-    draw = jit(jax.vmap(lambda key: augmentation.sample_box(key, *size, scale, ratio)))
+    draw = jax.jit(jax.vmap(lambda key: augmentation.sample_box(key, *size, scale, ratio)))
     boxes = np.stack(draw(keys(4000)), 1)
     top, left, h, w = boxes.T
     assert np.all((top >= 0) & (left >= 0) & (h > 0) & (w > 0))
@@ -174,7 +174,7 @@ def test_boxes_are_distributed_as_torchvisions(size):
 )
 def test_an_image_no_box_fits_is_cut_centrally(size, ratio, expected):
     too_large = (1.3, 1.4)
-    draw = jit(jax.vmap(lambda key: augmentation.sample_box(key, *size, too_large, ratio)))
+    draw = jax.jit(jax.vmap(lambda key: augmentation.sample_box(key, *size, too_large, ratio)))
     np.testing.assert_array_equal(np.stack(draw(keys(5)), 1), [expected] * 5)
 
 
@@ -184,7 +184,7 @@ def test_pad_crop_is_a_window_of_the_padded_image(shape, pad):
     height, width, _ = shape
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
     corners = np.array(list(itertools.product(range(2 * pad + 1), repeat=2)))
-    crop = jit(jax.vmap(lambda y, x: augmentation.pad_crop(as_float(image), y, x, pad)))
+    crop = jax.jit(jax.vmap(lambda y, x: augmentation.pad_crop(as_float(image), y, x, pad)))
     for (y, x), result in zip(corners, np.asarray(crop(*corners.T)), strict=True):
         np.testing.assert_array_equal(result, padded[y : y + height, x : x + width])
 
@@ -214,14 +214,14 @@ def test_brightness_contrast_and_saturation_are_pils(factor, channels):
         pairs[augmentation.adjust_saturation] = ImageEnhance.Color
     for adjust, enhancer in pairs.items():
         expected = from_pil(enhancer(to_pil(image)).enhance(factor))
-        np.testing.assert_allclose(jit(adjust)(as_float(image), factor), expected, atol=1)
+        np.testing.assert_allclose(jax.jit(adjust)(as_float(image), factor), expected, atol=1)
 
 
 def test_gray_is_pils_luma_to_the_level():
     levels = np.arange(0, 256, 5, dtype=np.uint8)  # 52³ colours, 0 and 255 among them
     colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(52, -1, 3)
     expected = from_pil(to_pil(colours).convert("L"))
-    result = jit(augmentation.gray)(as_float(colours))
+    result = jax.jit(augmentation.gray)(as_float(colours))
     np.testing.assert_array_equal(result, np.broadcast_to(expected, colours.shape))
     image = noise(4, 5, 1)
     np.testing.assert_array_equal(augmentation.gray(as_float(image)), image)
@@ -239,7 +239,7 @@ def test_hue_is_colorsys(shift):
         return colorsys.hsv_to_rgb((h + shift) % 1, s, v)
 
     expected = 255 * np.apply_along_axis(turn, -1, image.astype(np.float64))
-    result = np.asarray(jit(augmentation.adjust_hue)(as_float(image), shift))
+    result = np.asarray(jax.jit(augmentation.adjust_hue)(as_float(image), shift))
     np.testing.assert_allclose(result, expected, atol=1e-3)
 
     h, s, v = to_pil(image).convert("HSV").split()  # as torchvision on PIL images
@@ -254,9 +254,9 @@ def test_jitter_makes_its_changes_in_the_given_order():
     image = as_float(noise(6, 6, 3))
     adjusts, amounts, _ = augmentation.sample_jitter(jax.random.key(1), (0.9, 0.9, 0.9, 0.5))
     orders = np.array(list(itertools.permutations(range(4))))
-    jitter = jit(jax.vmap(lambda order: augmentation.jitter(image, adjusts, amounts, order)))
+    jitter = jax.jit(jax.vmap(lambda order: augmentation.jitter(image, adjusts, amounts, order)))
     results = np.asarray(jitter(orders))
-    single = [jit(adjust) for adjust in adjusts]
+    single = [jax.jit(adjust) for adjust in adjusts]
     for order, result in zip(orders, results, strict=True):
         expected = image
         for i in order:
@@ -269,7 +269,7 @@ def test_jitter_makes_its_changes_in_the_given_order():
 def test_jitter_draws_uniform_amounts_and_orders():
     strengths = (0.4, 1.5, 0.2, 0.1)
 
-    @jit
+    @jax.jit
     @jax.vmap
     def draw(key):
         return augmentation.sample_jitter(key, strengths)[1:]
@@ -346,12 +346,13 @@ def test_an_example_does_not_depend_on_its_neighbours():
     key = jax.random.key(3)
     full, _ = run(images, key, **ALL_PER_EXAMPLE)
     changed, _ = run(others, key, **ALL_PER_EXAMPLE)
-    shorter, _ = run(images[:3], key, **ALL_PER_EXAMPLE)
     np.testing.assert_array_equal(full[2], changed[2])
-    np.testing.assert_allclose(full[:3], shorter, atol=1e-3)
     same, _ = run(np.repeat(images[:1], 5, 0), key, **ALL_PER_EXAMPLE)
     assert len(np.unique(same, axis=0)) == 5  # and rows do differ from each other
     assert not np.allclose(full, run(images, jax.random.key(4), **ALL_PER_EXAMPLE)[0])
+    longer, _ = run(noise(20, 4, 4, 3), key, flip=0.5)  # nor on how many there are
+    shorter, _ = run(noise(20, 4, 4, 3)[:10], key, flip=0.5)
+    np.testing.assert_array_equal(longer[:10], shorter)
 
 
 def test_one_change_more_leaves_the_others_as_they_were():
@@ -366,7 +367,7 @@ def test_one_change_more_leaves_the_others_as_they_were():
     [
         ((1, 28, 28, 1), {"crop": "resized", "flip": 0.5, "jitter": (0.4, 0.4, 0.0, 0.0)}),
         ((1, 8, 8, 3), {"crop": "pad", "pad": 1}),
-        ((3, 7, 5, 3), {**ALL_PER_EXAMPLE, "interpolation": "bilinear", "mixup": 0.01}),
+        ((3, 7, 5, 3), {**ALL_PER_EXAMPLE, "interpolation": "bilinear"}),
         ((2, 1, 1, 3), {"crop": "resized", "scale": (0.01, 0.1), "jitter": (0.0, 9.0, 0.0, 0.5)}),
     ],
 )
@@ -396,7 +397,7 @@ def test_cutmix_pastes_timms_box_and_counts_its_pixels(size):
     centres = np.array([(0, 0), (3, 4), (height - 1, width - 1), (6, 1)])
     lams, centres = np.repeat(lams, 4), np.tile(centres, (6, 1))
 
-    @jit
+    @jax.jit
     @jax.vmap
     def cutmix(lam, centre):
         mask = augmentation.cutmix_mask(height, width, lam, centre)

@@ -1,0 +1,80 @@
+"""Parameter trees as flat tensors, and the .safetensors files that hold them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from pit_jax.errors import ConfigError, StorageError
+from pit_jax.parallel.rules import map_with_path
+from pit_jax.rundir import storage_error
+
+# Our own files carry their model's fields under this key of the safetensors metadata.
+_FIELDS = "pit_jax"
+
+
+def flatten(tree: Any) -> dict[str, np.ndarray]:
+    """A nested tree as {"trunk/last/query/kernel": array, ...}."""
+    flat: dict[str, np.ndarray] = {}
+    map_with_path(lambda path, x: flat.setdefault(path, np.asarray(x)), tree)
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dicts that `flatten` took apart."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *groups, leaf = path.split("/")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[leaf] = value
+    return tree
+
+
+def write(path: epath.PathLike, flat: Mapping[str, np.ndarray], fields: dict | None = None) -> None:
+    """Writes a .safetensors file as a whole or not at all.
+
+    Args:
+      path: local or gs://.
+      flat: tensors by name.
+      fields: model and data fields of a file in our own layout; None for others.
+
+    Raises:
+      StorageError: if the file cannot be written.
+    """
+    metadata = {_FIELDS: json.dumps(fields)} if fields is not None else {"format": "pt"}
+    contiguous = {name: np.ascontiguousarray(x) for name, x in flat.items()}
+    target = epath.Path(path)
+    temporary = target.parent / f".{target.name}.tmp"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(safetensors.numpy.save(contiguous, metadata))
+        temporary.replace(target)
+    except OSError as error:
+        raise storage_error(target, error) from None
+
+
+def read(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict | None]:
+    """The tensors of a .safetensors file, and its fields if it is in our own layout.
+
+    Raises:
+      ConfigError: if there is no such file.
+      StorageError: if it is truncated or no .safetensors file.
+    """
+    source = epath.Path(path)
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"weights {source}: {error.strerror or error}") from None
+    try:
+        tensors = safetensors.numpy.load(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise StorageError(f"{source} is no intact .safetensors file: {error}") from None
+    return tensors, json.loads(metadata[_FIELDS]) if _FIELDS in metadata else None

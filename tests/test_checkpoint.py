@@ -1,0 +1,213 @@
+"""Checkpoints are intact or refused: every kind of damage is found, named and survived."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pit_jax import checkpoint, rundir
+from pit_jax.errors import StorageError
+
+
+def state(value: float) -> dict:
+    return {"w": jnp.full((40, 30), value), "b": {"x": jnp.arange(7.0) + value}}
+
+
+def shapes() -> dict:
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state(0))
+
+
+def save(path, scores: dict[int, float | None], **keep) -> checkpoint.Checkpoints:
+    saved = checkpoint.Checkpoints(rundir.RunDir(path), **keep)
+    for step, score in scores.items():
+        saved.save(step, state(step), {} if score is None else {"eval/accuracy": score})
+    saved.finish()
+    return saved
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    path = tmp_path_factory.mktemp("original")
+    save(path, {1: None, 2: None}, keep=2).close()
+    return path
+
+
+@pytest.fixture
+def two(original, tmp_path):
+    """A run directory with the checkpoints of steps 1 and 2, to be damaged."""
+    shutil.copytree(original, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def files(run, step: int = 2) -> list:
+    return sorted(p for p in (run / "checkpoints" / str(step)).rglob("*") if p.is_file())
+
+
+def opened(run) -> tuple[checkpoint.Checkpoints, list[str]]:
+    return checkpoint.Checkpoints(rundir.RunDir(run)), []
+
+
+def test_what_is_restored_is_what_was_saved(two):
+    saved, said = opened(two)
+    assert saved.newest_intact(said.append) == 2
+    assert not said
+    restored = saved.restore(2, shapes())
+    jax.tree.map(np.testing.assert_array_equal, restored, state(2))
+    raw = saved.read(2)
+    np.testing.assert_array_equal(raw["b"]["x"], state(2)["b"]["x"])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_flipped_bit_is_found_and_the_one_before_is_used(two, seed):
+    rng = random.Random(seed)
+    victim = rng.choice([p for p in files(two) if p.stat().st_size])
+    content = bytearray(victim.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    victim.write_bytes(content)
+    saved, said = opened(two)
+    assert saved.newest_intact(said.append) == 1
+    assert said == [
+        f"checkpoint 2 is damaged and not used: {victim.relative_to(two / 'checkpoints' / '2')}"
+        " has changed (SHA-256 differs)"
+    ]
+    jax.tree.map(np.testing.assert_array_equal, saved.restore(1, shapes()), state(1))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "add", "delete all", "manifest"])
+def test_other_damage_is_found(two, damage):
+    victim = max(files(two), key=lambda p: p.stat().st_size)
+    name = victim.relative_to(two / "checkpoints" / "2")
+    if damage == "truncate":
+        victim.write_bytes(victim.read_bytes()[:-1])
+        sentence = f"{name} has {victim.stat().st_size} bytes, not {victim.stat().st_size + 1}"
+    elif damage == "delete":
+        victim.unlink()
+        sentence = f"{name} is missing"
+    elif damage == "add":
+        (victim.parent / "extra").write_text("x")
+        sentence = "extra does not belong to it"
+    elif damage == "delete all":
+        shutil.rmtree(two / "checkpoints" / "2")
+        sentence = f"{name} is missing"
+    else:
+        (two / "manifests" / "2.json").write_text('{"files": ')
+        sentence = "manifests/2.json is unreadable"
+    saved, said = opened(two)
+    assert saved.newest_intact(said.append) == 1
+    assert sentence in said[0]
+
+
+def test_damage_is_set_aside_and_the_step_can_be_saved_again(two):
+    files(two)[0].write_text("broken")
+    saved, said = opened(two)
+    assert saved.newest_intact(said.append) == 1
+    assert [p.name for p in (two / "corrupt").iterdir()] == ["2-0"]
+    saved.save(2, state(5), {})
+    saved.finish()
+    assert saved.newest_intact(said.append) == 2
+    assert float(saved.restore(2, shapes())["w"][0, 0]) == 5
+
+
+def test_no_intact_checkpoint_is_an_error_not_a_new_start(two):
+    for step in (1, 2):
+        files(two, step)[0].write_text("broken")
+    with pytest.raises(
+        StorageError, match=r"no checkpoint in .* is intact \(all of them: \[1, 2\]\)"
+    ):
+        opened(two)[0].newest_intact(lambda line: None)
+
+
+def test_reading_alone_repairs_nothing(two):
+    files(two)[0].write_text("broken")
+    saved, said = opened(two)
+    assert saved.newest_intact(said.append, repair=False) == 1
+    assert not (two / "corrupt").exists()
+
+
+def test_what_a_kill_cut_off_does_not_count(two):
+    """Killed before the manifest was written, or while orbax was still writing."""
+    (two / "manifests" / "2.json").unlink()
+    (two / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()
+    saved, said = opened(two)
+    assert saved.newest_intact(said.append) == 1
+    assert [p.name for p in (two / "checkpoints").iterdir()] == ["1"]
+
+
+def test_a_new_run_has_no_checkpoint(tmp_path):
+    assert opened(tmp_path)[0].newest_intact() is None
+
+
+def test_the_newest_and_the_best_stay(tmp_path):
+    scores = {1: 0.5, 2: 0.9, 3: 0.7, 4: None, 5: 0.8}
+    saved = save(tmp_path, scores, keep=2, keep_best=1)
+    assert saved.steps() == [2, 4, 5]
+    assert saved.best_step() == 2
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
+    assert saved.would_be_best(0.91)
+    assert not saved.would_be_best(0.9)
+    assert not saved.would_be_best(None)
+
+
+def test_another_state_is_refused(two):
+    other = {"w": jax.ShapeDtypeStruct((3, 3), jnp.float32), "c": shapes()["w"]}
+    with pytest.raises(StorageError, match="checkpoint 2 in .* cannot be restored"):
+        opened(two)[0].restore(2, other)
+
+
+def test_manifests_name_every_file(two):
+    manifest = json.loads((two / "manifests" / "2.json").read_text())
+    assert set(manifest["files"]) == {
+        str(p.relative_to(two / "checkpoints" / "2")) for p in files(two)
+    }
+    assert all(len(entry["sha256"]) == 64 for entry in manifest["files"].values())
+
+
+FULL_DISK = """
+import sys
+import jax.numpy as jnp
+import numpy as np
+from pit_jax import checkpoint, rundir
+from pit_jax.errors import StorageError
+from pit_jax.parallel import processes
+
+processes.start(100)
+saved = checkpoint.Checkpoints(rundir.RunDir(sys.argv[1]))
+saved.save(1, {"w": jnp.ones((100, 100))}, {})
+saved.finish()
+noise = np.random.default_rng(0).normal(size=(600, 600)).astype(np.float32)
+try:
+    saved.save(2, {"w": jnp.asarray(noise)}, {})
+    saved.finish()
+except StorageError as error:
+    print(error)
+saved = checkpoint.Checkpoints(rundir.RunDir(sys.argv[1]))
+print("intact", saved.newest_intact())
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="a small file system needs root on Linux"
+)
+def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(tmp_path):
+    (tmp_path / "program.py").write_text(FULL_DISK)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=1m none {disk}"
+    run = f"{sys.executable} {tmp_path}/program.py {disk}"
+    command = ["unshare", "--mount", "sh", "-c", f"{mount} && {run}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if "unshare" in done.stderr or "mount" in done.stderr.partition("\n")[0]:
+        pytest.skip(f"no mount namespace here: {done.stderr.strip()}")
+    lines = done.stdout.splitlines()
+    assert "the checkpoint of step 2 could not be written" in lines[0], done.stderr
+    assert "no space left on the disk; step 1 is intact" in lines[0]
+    assert lines[1] == "intact 1"
+    assert "Traceback" not in done.stderr

@@ -185,7 +185,7 @@ def _kernel(x: jax.Array, interpolation: str) -> jax.Array:
 def _resample(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     # Columns first and clipped after each pass, as PIL: clipping once would let the second
     # pass spread what a bicubic kernel overshoots in the first, by up to 28 grey levels.
-    # At the default precision a TPU rounds the weights to 8 bits, off by a level more.
+    # At its default precision a TPU rounds the weights to bfloat16: 2 levels off at most.
     for product, weights in (("ow,hwc->hoc", columns), ("oh,hwc->owc", rows)):
         image = jnp.einsum(product, weights, image, precision=jax.lax.Precision.HIGHEST)
         image = jnp.clip(image, 0, 255)
@@ -228,8 +228,8 @@ def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
 def adjust_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     """Turns the hue of HSV by `shift` full circles; value and saturation stay; 3 channels.
 
-    Exact, as colorsys. torchvision on PIL images holds H, S and V in 8 bits each and
-    differs by several grey levels, as it does from its own version for tensors.
+    Exact, as colorsys. PIL holds H, S and V in 8 bits each, so torchvision on PIL images
+    differs from this by about 1 grey level on average and up to 15 on pure noise.
     """
     chex.assert_axis_dimension(image, -1, 3)
     red, green, blue = (image[..., c] for c in range(3))
@@ -275,12 +275,15 @@ def jitter(
     """Makes the n changes `adjusts` by `amounts` in `order`.
 
     Under vmap every example computes all of them in each of the n turns and keeps one: at
-    most 16 elementwise changes, little beside a layer of the model.
+    most 16 elementwise changes, little beside a layer of the model. As a loop they compile
+    in a fifth of the time that they take unrolled.
     """
     branches = [lambda x, a, i=i: adjusts[i](x, a[i]) for i in range(len(adjusts))]
-    return jax.lax.scan(lambda x, i: (jax.lax.switch(i, branches, x, amounts), None), image, order)[
-        0
-    ]
+
+    def turn(x: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+        return jax.lax.switch(i, branches, x, amounts), None
+
+    return jax.lax.scan(turn, image, order)[0]
 
 
 def _blend(other: jax.Array | float, image: jax.Array, factor: jax.Array) -> jax.Array:

@@ -100,20 +100,25 @@ class Progress:
             return
         fields = {}
         if loss is not None:
-            fields = {"numbers": _numbers(loss, rate), "left": f"{duration(left)} left"}
+            fields = {"numbers": _numbers(loss, rate), "left": _left(left)}
         self._bar.update(self._task, completed=step, **fields)
 
     def line(self, step: int, loss: float, rate: float, left: float, extra: str) -> None:
         """The same as a plain line where there is no bar; `extra` as a line anywhere."""
         if not self._bar:
             line = f"{self._title} step {step}/{self._total}  {_numbers(loss, rate)}"
-            self.say(f"{line}  {duration(left)} left" + (f"  {extra}" if extra else ""))
+            self.say("  ".join(part for part in (line, _left(left), extra) if part))
         elif extra:
             self.say(f"{self._title} step {step}: {extra}")
 
 
 def _numbers(loss: float, rate: float) -> str:
-    return f"loss {loss:.4f}  {rate:,.0f} images/s"
+    speed = f"  {rate:,.0f} images/s" if rate else ""  # not known before the second step
+    return f"loss {loss:.4f}{speed}"
+
+
+def _left(seconds: float) -> str:
+    return f"{duration(seconds)} left" if seconds else ""
 
 
 def duration(seconds: float) -> str:

@@ -126,9 +126,6 @@ def train(
             f" {len(train_reader):,} training and {len(eval_reader):,} evaluation examples,"
             f" {total} steps of {batch_size} on {_devices(mesh)}"
         )
-        for reader in (train_reader, eval_reader):
-            if writes and (skipped := pipeline.skipped(reader)):
-                progress.warn(skipped)
 
         # ---- 6. The loop --------------------------------------------------------------
         eval_every = every(config.eval.every, clock)
@@ -221,6 +218,9 @@ def train(
                 jax.profiler.stop_trace()
 
         # ---- 7. The end ----------------------------------------------------------------
+        for reader in (train_reader, eval_reader):
+            if writes and (skipped := pipeline.skipped(reader)):
+                progress.warn(skipped)
         seconds = time.time() - started
         if writes:
             run.write_status(state="done", exit_code=0, step=total, result=last_eval)

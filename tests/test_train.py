@@ -110,8 +110,9 @@ def test_stopped_anywhere_and_resumed_gives_the_same_bits(
     events = [r for r in rundir.RunDir(tmp_path).rows() if "event" in r]
     assert events == [{"event": "resume", "step": 7}]
     assert [r for r in rows(tmp_path) if r["step"] != 7] == rows(undisturbed)
+    found = final(tmp_path)
     for path, value in final(undisturbed).items():
-        np.testing.assert_array_equal(final(tmp_path)[path], value, err_msg=path)
+        np.testing.assert_array_equal(found[path], value, err_msg=path)
 
 
 def test_resuming_on_another_mesh_gives_the_same_values(config, undisturbed, tmp_path, one_device):
@@ -136,7 +137,7 @@ def test_a_finished_run_prints_its_result(undisturbed, config, one_device, capsy
 
 
 def test_another_run_in_the_directory_is_refused(undisturbed, config, one_device):
-    with pytest.raises(ConfigError, match="config.optim.lr was 0.002, now 0.5"):
+    with pytest.raises(ConfigError, match="config.optim.lr was 0.003, now 0.5"):
         train(copy(config, optim__lr=0.5), undisturbed, devices=one_device)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import NamedSharding
 
 from pit_jax.data import order
@@ -218,6 +219,8 @@ def _ahead(batches: Any, first: int, last: int | None, streamed: bool, workers: 
     reading = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_THREADS)
     dataset = source.to_iter_dataset(reading)
     if workers:
+        if not flags.FLAGS.is_parsed():  # grain's workers look at absl's flags
+            flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return (batch for batch in dataset)
 

@@ -9,7 +9,7 @@ import difflib
 import functools
 import logging
 import os
-import threading
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,6 @@ class Source:
 
     def __init__(self) -> None:
         self.corrupt: list[str] = []
-
-    def __len__(self) -> int:
-        raise TypeError("abstract")
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int] | None:
-        raise TypeError("abstract")
 
 
 def load(data: Any, split: str) -> Source:
@@ -112,7 +106,6 @@ class Folder(Source):
         root = Path(data.dir)
         self.name = f"{root / split}"
         self._channels, self._skip = data.channels, data.corrupt == "skip"
-        self._lock = threading.Lock()
         classes = _class_folders(root / data.split)
         self.num_classes = len(classes)
         self._files: list[tuple[Path, int]] = []
@@ -138,15 +131,16 @@ class Folder(Source):
             with Image.open(path) as image:
                 return _as_channels(image, self._channels), label
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = str(error).partition(": <")[0].partition(" '")[0]
             if not self._skip:
-                reason = str(error).partition(": <")[0].partition(" '")[0]
                 raise StorageError(
                     f"{path} cannot be decoded ({reason}); config.data.corrupt=skip leaves such"
                     " images out"
                 ) from None
-            with self._lock:
-                if str(path) not in self.corrupt:
-                    self.corrupt.append(str(path))
+            # Named where it is found: a worker process's list stays in that process.
+            if str(path) not in self.corrupt:
+                self.corrupt.append(str(path))
+                print(f"skipped a corrupt image: {path} ({reason})", file=sys.stderr, flush=True)
             return None
 
 

@@ -1,0 +1,177 @@
+"""Batches are a function of the step, and every example comes exactly once."""
+
+import collections
+import contextlib
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from PIL import Image
+
+from pit_jax.data import order, pipeline, sources
+from pit_jax.data.resize import resize_center_crop
+from pit_jax.errors import StorageError
+from pit_jax.parallel import mesh as meshes
+
+
+def sharding(devices: int = 8, **sizes: int) -> NamedSharding:
+    shape = dict.fromkeys(meshes.AXES, 1) | (sizes or {"data": devices})
+    mesh = meshes.make_mesh(shape, jax.devices()[:devices])
+    return NamedSharding(mesh, meshes.batch_spec())
+
+
+def labels_of(batches, count: int) -> np.ndarray:
+    with contextlib.closing(batches):
+        taken = list(itertools.islice(batches, count))
+    return np.concatenate([np.asarray(b["label"]) for b in taken])
+
+
+@pytest.fixture
+def folder(tmp_path, tiny):
+    """Nine pictures of different sizes in three classes; each is one flat colour."""
+    for number in range(9):
+        path = tmp_path / "train" / "abc"[number % 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = (20 + 3 * number, 30 - 2 * number)
+        Image.new("RGB", size, (number * 25, 255 - number * 25, 10)).save(path)
+    tiny.data.update(name="folder", dir=str(tmp_path), eval_split="train")
+    tiny.data.update(image_size=8, channels=3, num_classes=3)
+    return tiny.data
+
+
+def test_an_epoch_holds_every_example_once_and_epochs_differ():
+    epochs = [order.examples(7, 10, np.arange(10 * e, 10 * e + 10)) for e in range(3)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert not np.array_equal(epochs[0], order.examples(8, 10, np.arange(10)))
+
+
+def test_batches_run_on_across_epochs():
+    positions = np.arange(40)
+    whole = order.examples(0, 10, positions)
+    parts = [order.examples(0, 10, positions[i : i + 16]) for i in range(0, 40, 16)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert set(collections.Counter(whole).values()) == {4}
+
+
+def test_any_number_of_processes_sees_the_same_batch(tiny):
+    reader = pipeline.Reader(sources.load(tiny.data, "train"), tiny.data, train=True)
+    whole = pipeline.TrainBatches(reader, 0, 32, np.arange(32))[5]
+    for processes in (2, 4):
+        parts = [
+            pipeline.TrainBatches(reader, 0, 32, rows)[5]
+            for rows in np.split(np.arange(32), processes)
+        ]
+        for name in whole:
+            joined = np.concatenate([part[name] for part in parts])
+            np.testing.assert_array_equal(joined, whole[name])
+
+
+def test_starting_at_a_step_gives_what_would_have_come(tiny):
+    reader = pipeline.Reader(sources.load(tiny.data, "train"), tiny.data, train=True)
+    data = pipeline.Pipeline(reader, sharding(), 64, 0)
+    whole = labels_of(data.train(3, 0), 6)
+    np.testing.assert_array_equal(labels_of(data.train(3, 4), 2), whole[4 * 64 :])
+
+
+@pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 2, "fsdp": 2, "model": 2}, {"model": 8}])
+def test_rows_lie_on_the_devices_they_belong_to(sizes):
+    layout = sharding(8, **sizes)
+    rows = pipeline.local_rows(layout, 16)
+    np.testing.assert_array_equal(rows, np.arange(16))
+    values = np.arange(32).reshape(16, 2)
+    found = pipeline.to_devices({"x": values}, rows, layout, 16)["x"]
+    np.testing.assert_array_equal(found, values)
+    assert found.sharding.is_equivalent_to(layout, 2)
+
+
+@pytest.mark.parametrize("batch_size", [64, 360, 512])
+def test_evaluation_covers_every_example_once(tiny, batch_size):
+    source = sources.load(tiny.data, "test")
+    reader = pipeline.Reader(source, tiny.data, train=False)
+    seen = []
+    for batch in pipeline.Pipeline(reader, sharding(), batch_size, 0).evaluate():
+        real = np.asarray(batch["mask"]) > 0
+        seen += list(np.asarray(batch["label"])[real])
+    assert seen == [source[i][1] for i in range(360)]
+
+
+def test_images_of_other_sizes_are_resized_and_cut_for_evaluation(folder):
+    source = sources.load(folder, "train")
+    reader = pipeline.Reader(source, folder, train=False)
+    assert reader.held
+    batch = reader(np.arange(9), np.arange(9))
+    assert batch["image"].shape == (9, 8, 8, 3)
+    expected = resize_center_crop(source[4][0], 8)
+    np.testing.assert_array_equal(batch["image"][4], expected)
+
+
+def test_resized_crops_of_other_sizes_are_taken_on_the_host(folder, tiny):
+    """From the whole image, by (seed, position) alone; the device then crops no more."""
+    folder.augmentation.crop = "resized"
+    source = sources.load(folder, "train")
+    reader = pipeline.Reader(source, folder, train=True, seed=1)
+    assert not reader.held
+    one, again = (reader(np.array([3]), np.array([70]))["image"] for _ in range(2))
+    np.testing.assert_array_equal(one, again)
+    assert pipeline.device_config(tiny, source).data.augmentation.crop == "none"
+    folder.image_size, digits = 8, tiny.copy_and_resolve_references()
+    digits.data.update(name="digits", num_classes=10)
+    kept = pipeline.device_config(digits, sources.load(digits.data, "train"))
+    assert kept.data.augmentation.crop == "resized"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streaming_equals_memory(folder, workers):
+    held = pipeline.Reader(sources.load(folder, "train"), folder, train=True)
+    folder.in_memory_gb = 0.0
+    streamed = pipeline.Reader(sources.load(folder, "train"), folder, train=True)
+    assert held.held
+    assert not streamed.held
+    for reader in (held, streamed):
+        data = pipeline.Pipeline(reader, sharding(2), 4, workers if reader is streamed else 0)
+        with contextlib.closing(data.train(0, 2)) as batches:
+            taken = [jax.device_get(b) for b in itertools.islice(batches, 5)]
+        evaluated = [jax.device_get(b) for b in data.evaluate()]
+        if reader is held:
+            expected = taken + evaluated
+    for one, other in zip(expected, taken + evaluated, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def broken(folder) -> str:
+    path = f"{folder.dir}/train/b/4.png"
+    with open(path, "r+b") as file:
+        file.truncate(60)
+    return path
+
+
+def test_a_corrupt_image_is_refused_by_name(folder):
+    path = broken(folder)
+    with pytest.raises(StorageError, match=r"train/b/4\.png cannot be decoded .*corrupt=skip") as e:
+        pipeline.Reader(sources.load(folder, "train"), folder, train=True)
+    assert path in str(e.value)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_corrupt_image_is_skipped_and_counted_if_the_config_says_so(folder, held):
+    path = broken(folder)
+    folder.update(corrupt="skip", in_memory_gb=1.0 if held else 0.0)
+    reader = pipeline.Reader(sources.load(folder, "train"), folder, train=True)
+    data = pipeline.Pipeline(reader, sharding(2), 4, 0)
+    examples = sum(float(np.asarray(b["mask"]).sum()) for b in data.evaluate())
+    assert examples == 8
+    with contextlib.closing(data.train(0, 0)) as batches:
+        for batch in itertools.islice(batches, 5):
+            assert (np.asarray(batch["image"]).sum((1, 2, 3)) > 0).all()
+    assert pipeline.skipped(reader) == f"{folder.dir}/train: 1 corrupt image(s) skipped: {path}"
+
+
+def test_an_error_in_the_background_reaches_the_caller(folder):
+    folder.in_memory_gb = 0.0
+    broken(folder)
+    reader = pipeline.Reader(sources.load(folder, "train"), folder, train=True)
+    with pytest.raises(StorageError, match=r"4\.png cannot be decoded"):
+        labels_of(pipeline.Pipeline(reader, sharding(2), 4, 0).train(0, 0), 5)

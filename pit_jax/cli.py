@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb needs it, so that `--help` answers at on
 
 import argparse
 import difflib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -162,7 +163,7 @@ def main() -> NoReturn:
 
 def _check_flags(words: Sequence[str]) -> None:
     """Refuses flags that are none of the verb's; overrides and their values pass."""
-    for before, word in zip(["", *words[:-1]], words, strict=True):
+    for before, word in itertools.pairwise(["", *words]):
         is_override = word.lstrip("-").startswith(("config.", "noconfig."))
         is_value = before.startswith("--") and "=" not in before and not word.startswith("--")
         if not is_override and not is_value:

@@ -1,0 +1,111 @@
+"""Two real processes of four devices each, over loopback: the same run as on one."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from pit_jax import rundir
+from pit_jax.errors import ConfigError
+from pit_jax.parallel import processes
+
+FIELDS = {
+    "model.width": 16,
+    "model.depth": 2,
+    "train.batch_size": 32,
+    "train.steps": 20,
+    "train.log_every": 1,
+    "train.tensorboard": False,
+    "checkpoint.every": "5 steps",
+    "eval.batch_size": 56,
+    "eval.every": "10 steps",
+    "launch.heartbeat_s": 10,
+}
+
+
+def start(workdir, number: int, count: int, port: int, **more) -> subprocess.Popen:
+    flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={8 // count}")
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.getcwd()}
+    if count > 1:
+        environment |= {
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_NUM_PROCESSES": str(count),
+            "JAX_PROCESS_ID": str(number),
+        }
+    words = [f"--config.{name}={value}" for name, value in (FIELDS | more).items()]
+    command = [sys.executable, "-m", "pit_jax.cli", "train", "--config", "configs/digits.py:pit"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([*command, "--workdir", str(workdir), *words], env=environment, **pipes)
+
+
+def group(workdir, count: int, **more) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [start(workdir, number, count, port, **more) for number in range(count)]
+
+
+def finish(group: list[subprocess.Popen], code: int = 0) -> list[str]:
+    outputs = [process.communicate(timeout=180)[0] for process in group]
+    assert [process.returncode for process in group] == [code] * len(group), "\n".join(outputs)
+    return outputs
+
+
+def losses(workdir) -> list[float]:
+    return [row["train/loss"] for row in rundir.RunDir(workdir).rows() if "train/loss" in row]
+
+
+MESH = {"mesh.data": 2, "mesh.fsdp": 4}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    path = tmp_path_factory.mktemp("processes") / "one"
+    finish(group(path, 1, **MESH))
+    return path
+
+
+def test_two_processes_give_the_losses_of_one(one, tmp_path):
+    outputs = finish(group(tmp_path, 2, **MESH))
+    np.testing.assert_allclose(losses(tmp_path), losses(one), rtol=1e-5)
+    assert len(losses(one)) == 20
+    last, expected = (rundir.RunDir(path).rows()[-1] for path in (tmp_path, one))
+    assert last["eval/examples"] == 360
+    assert abs(last["eval/accuracy"] - expected["eval/accuracy"]) < 1.5 / 360
+    assert "step 20/20" in outputs[0]
+    own = [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")]
+    assert own == []  # process 0 speaks for all
+
+
+def test_stopped_on_two_processes_goes_on_with_one(one, tmp_path):
+    """SIGTERM to one of them: both save at the same step and leave with 75."""
+    both = group(tmp_path, 2, **MESH)
+    deadline = time.time() + 120
+    while len(losses(tmp_path)) < 3 and time.time() < deadline:
+        time.sleep(0.02)
+    both[1].send_signal(signal.SIGTERM)
+    outputs = finish(both, code=75)
+    steps = {re.search(r"saved at step (\d+)", output)[1] for output in outputs}
+    assert len(steps) == 1
+    finish(group(tmp_path, 1, **MESH))
+    np.testing.assert_allclose(losses(tmp_path), losses(one), rtol=1e-5)
+
+
+def test_incomplete_variables_are_refused(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES is set, but not JAX_COORDINATOR_ADDR"):
+        processes.start(100)
+
+
+def test_variables_that_are_no_numbers_are_refused(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    with pytest.raises(ConfigError, match="must be numbers"):
+        processes.start(100)

@@ -1,0 +1,173 @@
+"""The command line: verbs, exit codes, and one line for every mistake."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from pit_jax import cli
+
+TRAIN = ["train", "--config", "configs/digits.py:pit"]
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    code = cli.run(words)
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def refused(capsys, *words: str) -> str:
+    """The one line on stderr of a command that ends with exit code 2."""
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert err.startswith("pit-jax: ")
+    assert err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["trian"], "invalid choice: 'trian'"),
+        (["train"], "the following arguments are required: --config, --workdir"),
+        ([*TRAIN], "the following arguments are required: --workdir"),
+        ([*TRAIN, "--workdir", "x", "--widht=3"], "unexpected argument --widht=3"),
+        ([*TRAIN, "--wrkdir", "x"], "--workdir"),
+        ([*TRAIN, "--workdir", "x", "word"], "unexpected argument word"),
+        ([*TRAIN, "--workdir", "x", "--config.model.widht=3"], "did you mean config.model.width?"),
+        ([*TRAIN, "--workdir", "x", "--profile", "9:3"], "write FIRST:LAST, e.g. 10:15"),
+        (["train", "--config", "none.py", "--workdir", "x"], "there is no config file none.py"),
+        (["train", "--config", "configs/digits.py:deit", "--workdir", "x"], "write one of pit"),
+        ([*TRAIN, "--workdir", "/proc/none"], "--workdir /proc/none cannot be written"),
+        ([*TRAIN, "--workdir", "tests"], "holds no run but other files"),
+        (["eval", "--workdir", "tests"], "is no run directory"),
+        (["data", "prepare"], "the following arguments are required: name"),
+        (["weights", "import", "none.safetensors", "x"], "name the model by --config"),
+        (["show", "--config", "configs/digits.py:pit", "--config.mesh.fsdp=0"], "config.mesh="),
+    ],
+)
+def test_mistakes_are_one_line(capsys, words, sentence):
+    assert sentence in refused(capsys, *words)
+
+
+def test_a_mesh_that_cannot_be_is_refused_by_train_only(capsys, tmp_path):
+    words = ["--config.mesh.data=3"]
+    line = refused(capsys, *TRAIN, "--workdir", str(tmp_path / "x"), *words)
+    assert "does not multiply to the 8 device(s) here" in line
+    assert run(capsys, "show", "--config", "configs/digits.py:pit", *words)[0] == 0
+
+
+def test_a_data_set_that_is_not_there_names_the_command_that_prepares_it(capsys, tmp_path):
+    words = ["--workdir", str(tmp_path / "run"), f"--config.data.dir={tmp_path}"]
+    config = ["train", "--config", "configs/cifar100.py:pit-t"]
+    line = refused(capsys, *config, *words)
+    assert f"`pit-jax data prepare cifar100 --data-dir {tmp_path}`" in line
+    assert "(0.13 GB)" in line
+    line = refused(capsys, *config, *words, "--config.data.name=cifar-100")
+    assert "did you mean cifar100?" in line
+
+
+def test_flags_come_in_any_order(capsys):
+    words = ["show", "--config.train.seed=5", "--config", "configs/digits.py:vit/2"]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert "train.seed = 5" in out
+
+
+def test_show_prints_fields_parameters_and_cost(capsys):
+    code, out, _ = run(capsys, "show", "--config", "configs/cifar100.py:pit-t")
+    assert code == 0
+    assert "model.width = 192" in out
+    assert re.search(r"trunk/blocks/up/kernel +11 × 192 × 768 +·, fsdp, model", out)
+    assert re.search(r"parameters +5,555,812", out)
+    assert re.search(r"tokens an image +1,025", out)
+    assert "10.28 GMAC" in out
+    assert re.search(r"steps +117,188 of 1024 examples", out)
+
+
+def test_help_and_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for verb in ("train", "eval", "show", "weights", "data"):
+        assert f"    {verb} " in text
+    assert cli.run([]) == 0
+
+
+def test_train_eval_and_export(capsys, tmp_path):
+    """What a user does, by the command line alone, on all devices here."""
+    small = "model.width=16 model.depth=2 train.batch_size=64 train.steps=4 eval.batch_size=64"
+    words = [f"--config.{field}" for field in small.split()]
+    workdir = str(tmp_path / "run")
+    code, out, err = run(capsys, *TRAIN, "--workdir", workdir, *words)
+    assert (code, err) == (0, "")
+    assert "PiT: 65 tokens" in out
+    assert re.search(r"step 4/4  loss \d\.\d{4}", out)
+    assert (tmp_path / "run" / "events").exists()
+    code, out, _ = run(capsys, *TRAIN, "--workdir", workdir, *words)
+    assert code == 0
+    assert "is done: step 4 of 4" in out
+    code, out, _ = run(capsys, "eval", "--workdir", workdir, "--config.eval.batch_size=16")
+    assert code == 0
+    assert re.search(r"eval/examples +360", out)
+    code, _, _ = run(capsys, "weights", "export", workdir, str(tmp_path / "hf"))
+    assert code == 0
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["hidden_size"] == 16
+    code, out, _ = run(
+        capsys, "weights", "import", str(tmp_path / "hf"), str(tmp_path / "w.safetensors")
+    )
+    assert code == 0
+    assert "written to" in out
+    start = [f"--config.init_from={tmp_path}/w.safetensors", "--workdir", str(tmp_path / "new")]
+    code, out, _ = run(capsys, *TRAIN, *words, *start)
+    assert code == 0
+    assert re.search(r"loaded +embed \(4\), head \(2\), norm \(2\), trunk \(32\)", out)
+
+
+def test_tensorboard_events_hold_the_logged_values(capsys, tmp_path):
+    small = "model.width=16 model.depth=2 train.batch_size=64 train.steps=2 train.log_every=1"
+    words = [f"--config.{field}" for field in small.split()]
+    run(capsys, *TRAIN, "--workdir", str(tmp_path), *words)
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import RecordWriter
+
+    assert RecordWriter is not None
+    (file,) = (tmp_path / "events").iterdir()
+    content, found, at = file.read_bytes(), {}, 0
+    while at < len(content):  # TFRecord: length, its checksum, the event, its checksum
+        length = int.from_bytes(content[at : at + 8], "little")
+        event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
+        found |= {(event.step, v.tag): v.simple_value for v in event.summary.value}
+        at += 16 + length
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert found[row["step"], "train/loss"] == pytest.approx(row["train/loss"])
+
+
+def test_a_terminal_shows_a_bar(tmp_path):
+    """Loss, images/s and time left, on one line that is drawn again."""
+    words = "model.width=16 model.depth=2 train.batch_size=64 train.steps=30"
+    overrides = [f"--config.{field}" for field in words.split()]
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pit_jax.cli", *TRAIN, "--workdir", str(tmp_path / "x"), *overrides],
+        stdout=terminal,
+        stderr=terminal,
+        env=os.environ | {"PYTHONPATH": os.getcwd(), "COLUMNS": "80", "TERM": "xterm"},
+    )
+    os.close(terminal)
+    shown = b""
+    try:
+        while chunk := os.read(main, 4096):
+            shown += chunk
+    except OSError:  # the other end is closed: the process is done
+        assert process.wait(60) == 0, shown.decode()
+    text = shown.decode()
+    assert re.search(r"PiT .*\d+/30.*loss \d\.\d+", text)
+    assert "images/s" in text
+    assert " left" in text

@@ -7,11 +7,14 @@ import difflib
 import importlib.util
 import logging
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 from pit_jax.data.sources import data_dir
 from pit_jax.errors import ConfigError, StorageError
+
+_HOST = "storage.googleapis.com"  # where TensorFlow Datasets looks first
 
 
 def prepare(name: str, directory: str | None = None, report: Callable[[str], None] = print) -> Path:
@@ -52,12 +55,25 @@ def prepare(name: str, directory: str | None = None, report: Callable[[str], Non
         report(f"{name} is prepared already: {path}")
         return path
     report(f"preparing {name} in {path}")
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS is None and _offline():
+        raise StorageError(f"{name} could not be prepared: no network ({_HOST} is not found)")
     try:
         builder.download_and_prepare()
     except Exception as error:  # every downloader has errors of its own
         raise StorageError(f"{name} could not be prepared: {_reason(error)}") from None
     report(f"{name} is ready: {path}")
     return path
+
+
+def _offline() -> bool:
+    """Whether not even a name can be looked up. The downloader would retry for minutes."""
+    if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ):
+        return False
+    try:
+        socket.getaddrinfo(_HOST, 443)
+    except OSError:
+        return True
+    return False
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,184 @@
+"""Where images come from, and the sentences that say what is missing."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pit_jax.data import known, pipeline, sources
+from pit_jax.errors import ConfigError, StorageError
+
+TFDS = "tests/fixtures/tfds"
+
+
+@pytest.fixture
+def data(tiny):
+    tiny.data.update(name="tiny_digits", dir=TFDS, num_classes=4, channels=3)
+    return tiny.data
+
+
+def refused(data, split: str = "train") -> str:
+    with pytest.raises(ConfigError) as caught:
+        sources.load(data, split)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_digits_are_split_once_and_for_all(tiny):
+    train, test = (sources.load(tiny.data, split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (1437, 360)
+    image, label = test[0]
+    assert (image.shape, image.dtype, label) == ((8, 8, 1), np.uint8, 6)
+    assert {label for _, label in (test[i] for i in range(360))} == set(range(10))
+    everything = {train[i][0].tobytes() for i in range(1437)}
+    from sklearn.datasets import load_digits
+
+    assert image.max() == 255
+    assert len(everything | {test[i][0].tobytes() for i in range(360)}) == len(
+        {x.tobytes() for x in load_digits().images}
+    )
+
+
+def test_a_prepared_set_is_read_without_tensorflow(data):
+    """Pixels and labels against scikit-learn's arrays, from which the fixture was made."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    wanted = np.flatnonzero(digits.target < 4)[:60]
+    expected = {}
+    for number in wanted:
+        grey = np.round(digits.images[number] * 255 / 16).astype(np.uint8)
+        image = np.stack([grey, 255 - grey, grey // 2], axis=-1)
+        expected[image.tobytes()] = digits.target[number]
+    source = sources.load(data, "train")
+    assert source.native_shape == (8, 8)
+    assert {source[i][0].tobytes(): source[i][1] for i in range(len(source))} == expected
+    assert "tensorflow" not in sys.modules
+
+
+def test_parts_of_a_split_can_be_named(data):
+    assert len(sources.load(data, "train[:25%]")) == 15
+
+
+def test_pictures_of_all_sizes(data):
+    data.update(name="tiny_photos", num_classes=2)
+    source = sources.load(data, "train")
+    assert source.native_shape is None
+    shapes = {source[i][0].shape for i in range(12)}
+    assert len(shapes) == 12
+    data.image_size = 16
+    reader = pipeline.Reader(source, data, train=False)
+    assert reader(np.arange(12), np.arange(12))["image"].shape == (12, 16, 16, 3)
+
+
+def test_colour_sets_are_read_in_grey_if_asked(data):
+    data.channels = 1
+    assert sources.load(data, "train")[0][0].shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "split", "sentence"),
+    [
+        ({}, "trian", "tiny_digits has the splits test, train, not 'trian'"),
+        ({}, "train[:x]", "tiny_digits has the splits test, train, not 'train[:x]'"),
+        ({"num_classes": 10}, "train", "num_classes=10, but tiny_digits/train has 4 classes"),
+        ({"name": "digits"}, "validation", "digits has the splits train and test"),
+        ({"name": "cifar100"}, "train", f"Prepare it (0.13 GB) with `pit-jax data prepare cifar100 --data-dir {TFDS}`"),
+        ({"name": "cifar-100"}, "train", "(did you mean cifar100?)"),
+        ({"name": "folder", "dir": "none"}, "train", "folder none/train: No such file or directory"),
+        ({"name": "folder", "dir": TFDS}, "tiny_digits/1.0.0", "folder"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_said_in_one_line(data, fields, split, sentence):
+    data.update(**fields)
+    assert sentence in refused(data, split)
+
+
+def test_a_set_in_another_format_or_half_written_is_refused(data, tmp_path):
+    shutil.copytree(TFDS, tmp_path, dirs_exist_ok=True)
+    data.dir = str(tmp_path)
+    info = tmp_path / "tiny_digits" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    assert "is in tfrecord format, which needs TensorFlow: prepare it as Arr" in refused(data)
+    info.write_text("{")
+    assert "cannot be read" in refused(data)
+
+
+def test_the_environment_names_the_default_directory(data, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", TFDS)
+    data.dir = ""
+    assert len(sources.load(data, "test")) == 20
+
+
+def folder(data, root, names=("a", "b")) -> None:
+    data.update(name="folder", dir=str(root), num_classes=len(names))
+    for split in ("train", "test"):
+        for number, name in enumerate(names):
+            path = root / split / name
+            path.mkdir(parents=True)
+            Image.new("RGB", (9, 7), (10 * number, 0, 0)).save(path / "x.PNG")
+            (path / "notes.txt").write_text("no image")
+
+
+def test_folders_are_classes(data, tmp_path):
+    folder(data, tmp_path)
+    source = sources.load(data, "test")
+    assert [source[i][1] for i in range(len(source))] == [0, 1]
+    assert source[1][0].shape == (7, 9, 3)
+    (tmp_path / "test" / "c").mkdir()
+    assert "has a class folder 'c' that" in refused(data, "test")
+
+
+def test_empty_folders_are_refused(data, tmp_path):
+    folder(data, tmp_path)
+    (tmp_path / "train" / "a" / "x.PNG").unlink()
+    (tmp_path / "train" / "b" / "x.PNG").unlink()
+    assert "holds no images" in refused(data)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "LA", "1", "I;16"])
+def test_every_kind_of_picture_becomes_rgb(data, tmp_path, mode):
+    folder(data, tmp_path)
+    for suffix in ("x.PNG", "x.jpg"):
+        (tmp_path / "train" / "a" / suffix).unlink(missing_ok=True)
+    suffix = "jpg" if mode == "CMYK" else "png"
+    Image.new(mode, (5, 5)).save(tmp_path / "train" / "a" / f"x.{suffix}")
+    image, _ = sources.load(data, "train")[0]
+    assert (image.shape, image.dtype) == ((5, 5, 3), np.uint8)
+    if mode in ("RGBA", "LA"):  # transparent: white shows through
+        assert image.min() == 255
+
+
+def test_a_corrupt_picture_is_refused_or_skipped(data, tmp_path, capsys):
+    folder(data, tmp_path)
+    path = tmp_path / "train" / "a" / "x.PNG"
+    path.write_bytes(b"no picture")
+    with pytest.raises(StorageError, match=r"a/x\.PNG cannot be decoded"):
+        sources.load(data, "train")[0]
+    data.corrupt = "skip"
+    source = sources.load(data, "train")
+    assert source[0] is None
+    assert source.corrupt == [str(path)]
+    assert f"skipped a corrupt image: {path}" in capsys.readouterr().err
+
+
+def test_sizes_are_known_without_the_data(data):
+    data.name = "imagenet2012:5.1.0"
+    assert sources.num_examples(data, "train") == 1_281_167
+    data.name = "my_own"
+    assert sources.num_examples(data, "train") is None
+    assert known.KNOWN["digits"].splits["test"] == 360
+
+
+def test_preparing_needs_tensorflow_and_says_so():
+    program = (
+        "import sys; sys.modules['tensorflow'] = None\n"
+        "from pit_jax.data.prepare import prepare\n"
+        "try:\n    prepare('cifar100')\nexcept Exception as e:\n    print(type(e).__name__, e)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "pip install 'pit_jax[prepare]'" in done.stdout, done.stderr
+    assert done.stdout.startswith("ConfigError")

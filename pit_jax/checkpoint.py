@@ -246,11 +246,6 @@ class Checkpoints:
             return None
 
 
-def finite(metrics: dict[str, float]) -> bool:
-    """Whether the loss and the gradient norm are numbers."""
-    return all(math.isfinite(metrics[name]) for name in ("loss", "grad_norm"))
-
-
 def _files(directory: epath.Path, prefix: str = "") -> dict[str, epath.Path]:
     """Every file below a directory, by its relative path; {} if there is none."""
     if not directory.exists():

@@ -32,8 +32,7 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     processes.start(config.launch.heartbeat_s, config.train.deterministic)
     from pit_jax.train import train as run
 
-    result = run(config, args.workdir, profile)
-    print(result)
+    run(config, args.workdir, profile)
 
 
 def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:

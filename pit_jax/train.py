@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import jax
 from pit_jax import checkpoint, evaluate, metrics, rundir, signals, step, tasks
 from pit_jax.config import label
 from pit_jax.data import pipeline, sources
-from pit_jax.errors import NonFiniteLoss, PitError, Stopped
+from pit_jax.errors import EXIT_BUG, NonFiniteLoss, PitError, Stopped
 from pit_jax.lengths import Clock, every, total_steps
 from pit_jax.meter import Meter
 from pit_jax.parallel import mesh as meshes
@@ -112,7 +113,7 @@ def train(
         if writes:
             if newest is None:
                 run.write_config(config)
-            else:
+            if run.rows():  # of an earlier start, perhaps one that never saved
                 run.cut_rows(first)
             attempt = run.add_environment(rundir.environment(mesh, jax.process_count()))
             writers = metrics.Writers(run, config)
@@ -144,7 +145,7 @@ def train(
             """Checks one step's metrics and logs them where a row is due."""
             nonlocal last_finite
             values = {k: float(v) for k, v in jax.device_get(values).items()}
-            if not checkpoint.finite(values):
+            if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
                 raise NonFiniteLoss(
                     f"step {number}: loss {values['loss']}, gradient norm {values['grad_norm']};"
                     f" last finite values {last_finite or 'none'};"
@@ -207,11 +208,9 @@ def train(
                     saved.finish()
                     raise signals.stopped(asked, number)
             saved.finish()
-        except Stopped as stop:
-            _leave(run, writes, "preempted", stop.exit_code, number)
-            raise
-        except PitError as error:
-            _leave(run, writes, "failed", error.exit_code, number)
+        except BaseException as error:
+            state_now = "preempted" if isinstance(error, Stopped) else "failed"
+            _leave(run, writes, state_now, getattr(error, "exit_code", EXIT_BUG), number)
             raise
         finally:
             if profiling:

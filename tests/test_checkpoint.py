@@ -158,7 +158,7 @@ def test_the_newest_and_the_best_stay(tmp_path):
 
 def test_another_state_is_refused(two):
     other = {"w": jax.ShapeDtypeStruct((3, 3), jnp.float32), "c": shapes()["w"]}
-    with pytest.raises(StorageError, match="checkpoint 2 in .* cannot be restored"):
+    with pytest.raises(StorageError, match=r"checkpoint 2 in .* cannot be restored"):
         opened(two)[0].restore(2, other)
 
 
@@ -169,6 +169,10 @@ def test_manifests_name_every_file(two):
     }
     assert all(len(entry["sha256"]) == 64 for entry in manifest["files"].values())
 
+
+needs_root = pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="a small file system needs root on Linux"
+)
 
 FULL_DISK = """
 import sys
@@ -193,21 +197,41 @@ print("intact", saved.newest_intact())
 """
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0, reason="a small file system needs root on Linux"
-)
+@needs_root
 def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(tmp_path):
     (tmp_path / "program.py").write_text(FULL_DISK)
     disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = f"mount -t tmpfs -o size=1m none {disk}"
-    run = f"{sys.executable} {tmp_path}/program.py {disk}"
-    command = ["unshare", "--mount", "sh", "-c", f"{mount} && {run}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    if "unshare" in done.stderr or "mount" in done.stderr.partition("\n")[0]:
-        pytest.skip(f"no mount namespace here: {done.stderr.strip()}")
+    done = in_a_small_file_system(disk, f"{sys.executable} {tmp_path}/program.py {disk}")
     lines = done.stdout.splitlines()
     assert "the checkpoint of step 2 could not be written" in lines[0], done.stderr
     assert "no space left on the disk; step 1 is intact" in lines[0]
     assert lines[1] == "intact 1"
     assert "Traceback" not in done.stderr
+
+
+def in_a_small_file_system(directory, command: str) -> subprocess.CompletedProcess:
+    """Runs a shell command with a tmpfs of 1 MB on `directory`, in a mount namespace."""
+    directory.mkdir()
+    script = f"mount -t tmpfs -o size=1m none {directory} && {command}"
+    words = ["unshare", "--mount", "sh", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    if done.stderr.startswith(("unshare", "mount")):
+        pytest.skip(f"no mount namespace here: {done.stderr.strip()}")
+    return done
+
+
+@needs_root
+def test_training_onto_a_full_disk_ends_with_exit_code_5(tmp_path):
+    fields = "model.width=32 model.depth=2 train.steps=12 train.tensorboard=False"
+    fields += " mesh.data=1 eval.every=100% checkpoint.every=2_steps checkpoint.keep=9"
+    words = " ".join(f"'--config.{field.replace('_s', ' s')}'" for field in fields.split())
+    run = tmp_path / "disk" / "run"
+    command = f"{sys.executable} -m pit_jax.cli train --config configs/digits.py:pit"
+    look = f"code=$?; ls {run}/manifests; cat {run}/status.json; exit $code"
+    one = "export XLA_FLAGS=--xla_force_host_platform_device_count=1"
+    script = f"{one}; {command} --workdir {run} {words}; {look}"
+    done = in_a_small_file_system(tmp_path / "disk", script)
+    assert done.returncode == 5, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "no space left on the disk; step" in done.stderr
+    assert "2.json" in done.stdout

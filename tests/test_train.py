@@ -137,7 +137,7 @@ def test_a_finished_run_prints_its_result(undisturbed, config, one_device, capsy
 
 
 def test_another_run_in_the_directory_is_refused(undisturbed, config, one_device):
-    with pytest.raises(ConfigError, match="config.optim.lr was 0.003, now 0.5"):
+    with pytest.raises(ConfigError, match=r"config\.optim\.lr was 0\.003, now 0\.5"):
         train(copy(config, optim__lr=0.5), undisturbed, devices=one_device)
 
 

@@ -31,7 +31,7 @@ def show(config: Any) -> str:
         f"tokens an image            {cost.tokens:,}",
         f"parameters                 {sum(x.size for x in jax.tree.leaves(params)):,}",
         f"forward FLOPs an image     {cost.forward:.4g}"
-        f" ({cost.forward_full / 2e9:.2f} GMAC as papers count: every row of every layer)",
+        f" ({cost.forward_full / 2e9:.4g} GMAC as papers count: every row of every layer)",
         f"training FLOPs an image    {cost.training:.4g}",
     ]
     examples = sources.num_examples(config.data, config.data.split)

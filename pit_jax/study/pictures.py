@@ -29,6 +29,15 @@ def similarity_maps(positions: np.ndarray) -> np.ndarray:
     return (unit @ unit.T).reshape(side, side, side, side)
 
 
+def neighbour_similarity(maps: np.ndarray) -> tuple[float, float]:
+    """Mean similarity of positions one pixel apart, and of all pairs further apart."""
+    side = len(maps)
+    grid = np.stack(np.mgrid[:side, :side], axis=-1).reshape(-1, 2)
+    distance = np.abs(grid[:, None] - grid).sum(-1)
+    flat = maps.reshape(distance.shape)
+    return float(flat[distance == 1].mean()), float(flat[distance > 1].mean())
+
+
 def demo(rows: Mapping[str, Sequence[dict[str, Any]]], positions: np.ndarray, path: Any) -> None:
     """Both learning curves, and PiT's similarity maps as a grid of maps.
 
@@ -64,10 +73,11 @@ def demo(rows: Mapping[str, Sequence[dict[str, Any]]], positions: np.ndarray, pa
             image = axes.imshow(others[row, column], cmap="RdBu_r", vmin=-limit, vmax=limit)
             axes.set(xticks=[], yticks=[])
             axes.plot(column, row, "k.", markersize=2)
+    near, far = neighbour_similarity(maps)
     right.suptitle(
-        f"PiT: each of the {side * side} learned positions, and how similar\n"
-        "the others are to it (dot: itself). A bright spot around\n"
-        "the dot means that it found the two dimensions by itself.",
+        f"PiT's {side * side} learned positions: one small map each, coloured by how similar\n"
+        "the others are to it (dot: itself). Red around the dots: it found that pixels\n"
+        f"have neighbours. Mean similarity of neighbours {near:+.2f}, of all others {far:+.2f}",
         fontsize="medium",
     )
     right.colorbar(image, ax=grid, shrink=0.5, label="cosine similarity")

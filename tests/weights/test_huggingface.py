@@ -96,8 +96,8 @@ def test_a_missing_or_left_over_tensor_is_named(make):
     bias = there.pop("classifier.bias")
     with pytest.raises(ConfigError, match=r"no tensor classifier\.bias"):
         huggingface.from_huggingface(there, config.model, config.data)
+    more = there | {"classifier.bias": bias, "pooler": bias}
     with pytest.raises(ConfigError, match=r"1 tensor\(s\) too many: pooler"):
-        more = there | {"classifier.bias": bias, "pooler": bias}
         huggingface.from_huggingface(more, config.model, config.data)
 
 

@@ -1,0 +1,54 @@
+"""Counting operations: against PAPER's figures, and what the shorter last block saves."""
+
+import pytest
+
+from pit_jax import configfile
+from pit_jax.perf import flops
+
+
+@pytest.mark.parametrize(
+    ("spec", "overrides", "gmac"),
+    [
+        ("configs/cifar100.py:pit-t", [], 10.28),
+        ("configs/cifar100.py:vit-t/2", [], 1.67),
+        ("configs/cifar100.py:pit-s", [], 31.45),
+        ("configs/cifar100.py:vit-s/2", [], 6.07),
+        ("configs/imagenet28.py:pit-s", [], 22.35),
+        ("configs/imagenet28.py:pit-b", [], 78.03),
+        ("configs/imagenet28.py:pit-l", [], 267),
+    ],
+)
+def test_forward_cost_equals_the_papers_count(spec, overrides, gmac):
+    config = configfile.load(spec, overrides)
+    cost = flops.vit(config.model, config.data)
+    assert cost.forward_full / 2e9 == pytest.approx(gmac, rel=2e-3)
+
+
+def test_the_compiler_counts_the_same_for_one_unrolled_layer():
+    """XLA's own count of a program without a scan: the last block and the head."""
+    import jax
+    import jax.numpy as jnp
+
+    from pit_jax.models import vit
+
+    words = ["--config.model.depth=1", "--config.data.image_size=16", "--config.model.heads=4"]
+    config = configfile.load("configs/cifar100.py:pit-s", words)
+    model = vit.build(config.model, config.data.num_classes)
+    image = jnp.zeros((1, 16, 16, 3))
+    params = jax.eval_shape(model.init, jax.random.key(0), image)
+    cost = jax.jit(model.apply).lower(params, image).compile().cost_analysis()
+    # Norms, softmax and GELU are counted by the compiler and not by us.
+    assert cost["flops"] == pytest.approx(flops.vit(config.model, config.data).forward, rel=0.05)
+
+
+def test_the_last_block_is_cheaper_with_cls_only():
+    full = flops.trunk(1025, 192, 768, 12)
+    short = flops.trunk(1025, 192, 768, 12, rows_read=1)
+    assert 0.91 < short / full < 0.94
+
+
+def test_peaks_of_known_devices_only():
+    assert flops.peak("TPU v5 lite") == 197e12
+    assert flops.peak("TPU v5p") == 459e12
+    assert flops.peak("NVIDIA H200") == 989e12
+    assert flops.peak("cpu") is None

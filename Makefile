@@ -12,7 +12,7 @@ demo: $(VENV)/.run
 	$(BIN)/python -m experiments.demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

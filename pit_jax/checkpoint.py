@@ -12,9 +12,11 @@ before every restore, by process 0 for all.
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import math
+import shutil
 from typing import Any
 
 import jax
@@ -51,6 +53,7 @@ class Checkpoints:
           StorageError: if this save, or the one before it, could not be written.
         """
         self.finish()
+        self._check_space(step, state)
         try:
             self._checkpointer.save(self._root / str(step), state)
         except Exception as error:  # orbax wraps a full disk in many types
@@ -69,9 +72,10 @@ class Checkpoints:
             pending.result()
 
     def close(self) -> None:
-        """Ends the background threads without waiting for a save that failed."""
+        """Ends the background threads; a save that failed has been reported before."""
         self._thread.shutdown()
-        self._checkpointer.close()
+        with contextlib.suppress(Exception):  # orbax raises a failed save's error again
+            self._checkpointer.close()
 
     def _commit(self, step: int, metrics: dict[str, float]) -> None:
         try:
@@ -84,9 +88,20 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(step, error) from None
 
+    def _check_space(self, step: int, state: Any) -> None:
+        """Refuses a save that cannot fit, rather than have orbax find out half-way."""
+        if "://" in str(self._root):
+            return
+        free = shutil.disk_usage(self._rundir.path).free
+        needed = sum(x.nbytes for x in jax.tree.leaves(state))
+        if needed > free:
+            sizes = f"it needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
+            raise self._failed(step, OSError(f"no space left on the disk ({sizes})"))
+
     def _failed(self, step: int, error: Exception) -> StorageError:
-        full = "no space left" in str(error).lower() or "ENOSPC" in str(error)
-        reason = "no space left on the disk" if full else " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
+        if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+            reason = "no space left on the disk"
         message = f"the checkpoint of step {step} could not be written to {self._root}: {reason}"
         before = [s for s in self.steps() if s != step]
         return StorageError(message + (f"; step {before[-1]} is intact" if before else ""))

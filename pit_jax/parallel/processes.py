@@ -7,6 +7,8 @@ JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by themselves on Cloud TPU, Slurm and O
 import glob
 import logging
 import os
+import sys
+from typing import Any
 
 from pit_jax.errors import ConfigError
 
@@ -47,8 +49,7 @@ def start(heartbeat_s: int, deterministic: bool = False) -> None:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
 
-    # Orbax logs a traceback for every error that is raised to us as well.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _silence_orbax()
 
     import jax
 
@@ -81,3 +82,17 @@ def start(heartbeat_s: int, deterministic: bool = False) -> None:
         if os.environ.get("JAX_PLATFORMS") == "cpu":
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_s, **options)
+
+
+def _silence_orbax() -> None:
+    """Every error of a save is raised to us: its many tracebacks beside are left out."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    before = sys.excepthook
+
+    def hook(kind: type, error: BaseException, trace: Any) -> None:
+        # TensorStore's writers report to an event loop that the first failure has closed.
+        if not (kind is RuntimeError and "Event loop is closed" in str(error)):
+            before(kind, error, trace)
+
+    sys.excepthook = hook

@@ -76,8 +76,8 @@ def demo(rows: Mapping[str, Sequence[dict[str, Any]]], positions: np.ndarray, pa
     near, far = neighbour_similarity(maps)
     right.suptitle(
         f"PiT's {side * side} learned positions: one small map each, coloured by how similar\n"
-        "the others are to it (dot: itself). Red around the dots: it found that pixels\n"
-        f"have neighbours. Mean similarity of neighbours {near:+.2f}, of all others {far:+.2f}",
+        "the others are to it (dot: itself). Red next to a dot: neighbours became alike.\n"
+        f"Mean similarity of neighbours {near:+.2f}, of all other pairs {far:+.2f}",
         fontsize="medium",
     )
     right.colorbar(image, ax=grid, shrink=0.5, label="cosine similarity")

@@ -43,6 +43,9 @@ class Checkpoints:
         self._checkpointer = ocp.StandardCheckpointer()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future | None = None
+        # Kept here and not read from the manifests, which process 0 writes in the
+        # background: all processes must decide alike whether to save.
+        self._best_saved = -math.inf
 
     # Saving ---------------------------------------------------------------------------
 
@@ -58,6 +61,7 @@ class Checkpoints:
             self._checkpointer.save(self._root / str(step), state)
         except Exception as error:  # orbax wraps a full disk in many types
             raise self._failed(step, error) from None
+        self._best_saved = max(self._best_saved, metrics.get(BEST_METRIC, -math.inf))
         self._pending = self._thread.submit(self._commit, step, metrics)
 
     def poll(self) -> None:
@@ -138,11 +142,7 @@ class Checkpoints:
 
     def would_be_best(self, score: float | None) -> bool:
         """Whether a checkpoint with this score would be kept for being the best."""
-        return bool(
-            self._keep_best
-            and score is not None
-            and score > max(self._scores().values(), default=-math.inf)
-        )
+        return bool(self._keep_best and score is not None and score > self._best_saved)
 
     def _scores(self) -> dict[int, float]:
         manifests = {s: self._manifest(s) or {} for s in self.steps()}
@@ -180,6 +180,11 @@ class Checkpoints:
         Raises:
           StorageError: if there are checkpoints and none is intact.
         """
+        found = self._agree_on_newest(report, repair)
+        self._best_saved = max(self._scores().values(), default=-math.inf)
+        return found
+
+    def _agree_on_newest(self, report: Any, repair: bool) -> int | None:
         if jax.process_count() == 1:
             return self._newest_intact(report, repair)
         found, failure = -2, None

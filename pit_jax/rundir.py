@@ -147,6 +147,11 @@ class RunDir:
                 break
         return rows
 
+    def evaluation(self, step: int) -> dict[str, float]:
+        """What was evaluated at `step`: {"eval/accuracy": ..., ...}."""
+        rows = [row for row in self.rows() if row["step"] == step]
+        return {k: v for row in rows for k, v in row.items() if k.startswith("eval/")}
+
     def cut_rows(self, step: int) -> None:
         """Forgets what was logged after `step`, and notes that the run resumed there."""
         kept = [row for row in self.rows() if row["step"] <= step]

@@ -105,8 +105,10 @@ def train(
             state = initial.state(config, steps, say)
         first = int(state.step)
         if first >= total:
-            result = run.status().get("result", {})
+            result = run.evaluation(first)
             say(f"{run.path} is done: step {first} of {total}. {_describe(result)}")
+            if writes:  # a kill after the last checkpoint may have come before this line
+                run.write_status(state="done", exit_code=0, step=first, result=result)
             return Result(str(run.path), first, result, parameters, 0.0, 0.0)
         attempt = 1
         writers = None
@@ -146,6 +148,7 @@ def train(
             nonlocal last_finite
             values = {k: float(v) for k, v in jax.device_get(values).items()}
             if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+                saved.finish()
                 raise NonFiniteLoss(
                     f"step {number}: loss {values['loss']}, gradient norm {values['grad_norm']};"
                     f" last finite values {last_finite or 'none'};"

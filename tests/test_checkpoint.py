@@ -155,6 +155,10 @@ def test_the_newest_and_the_best_stay(tmp_path):
     assert saved.would_be_best(0.91)
     assert not saved.would_be_best(0.9)
     assert not saved.would_be_best(None)
+    again = checkpoint.Checkpoints(rundir.RunDir(tmp_path), keep_best=1)
+    assert again.newest_intact() == 5
+    assert again.would_be_best(0.91)
+    assert not again.would_be_best(0.9)
 
 
 def test_another_state_is_refused(two):

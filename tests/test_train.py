@@ -134,6 +134,11 @@ def test_a_finished_run_prints_its_result(undisturbed, config, one_device, capsy
     result = train(config, undisturbed, devices=one_device)
     assert "is done: step 12 of 12. accuracy" in capsys.readouterr().out
     assert result.metrics["eval/accuracy"] == rows(undisturbed)[-1]["eval/accuracy"]
+    # Killed after the last checkpoint and before the last line of status.json:
+    rundir.RunDir(undisturbed).write_status(state="running", result={})
+    train(config, undisturbed, devices=one_device)
+    status = rundir.RunDir(undisturbed).status()
+    assert (status["state"], status["result"]) == ("done", result.metrics)
 
 
 def test_another_run_in_the_directory_is_refused(undisturbed, config, one_device):

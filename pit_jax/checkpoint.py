@@ -30,6 +30,9 @@ from pit_jax.rundir import RunDir
 
 BEST_METRIC = "eval/accuracy"
 _CHUNK = 1 << 22
+# What orbax writes beside the numbers: 0.2 MB measured for a hundred arrays, and room for
+# the pieces that it merges at the end.
+_OVERHEAD = 1 << 19
 
 
 class Checkpoints:
@@ -97,7 +100,7 @@ class Checkpoints:
         if "://" in str(self._root):
             return
         free = shutil.disk_usage(self._rundir.path).free
-        needed = sum(x.nbytes for x in jax.tree.leaves(state))
+        needed = 1.1 * sum(x.nbytes for x in jax.tree.leaves(state)) + _OVERHEAD
         if needed > free:
             sizes = f"it needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
             raise self._failed(step, OSError(f"no space left on the disk ({sizes})"))

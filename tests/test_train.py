@@ -214,6 +214,14 @@ def test_weights_of_another_width_are_refused(undisturbed, config, tmp_path, one
         train(wide, tmp_path, devices=one_device)
 
 
+def test_weights_of_a_model_with_other_heads_are_refused(undisturbed, config, tmp_path, one_device):
+    """The shapes are the same, what is computed is not."""
+    other = copy(config, model__heads=4)
+    other.init_from = str(undisturbed)
+    with pytest.raises(ConfigError, match=r"were made with model\.heads=2, the config has 4"):
+        train(other, tmp_path, devices=one_device)
+
+
 def test_the_readmes_example_classifies_an_image(undisturbed):
     run = rundir.RunDir(undisturbed)
     saved = checkpoint.Checkpoints(run)

@@ -7,8 +7,6 @@ JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by themselves on Cloud TPU, Slurm and O
 import glob
 import logging
 import os
-import sys
-from typing import Any
 
 from pit_jax.errors import ConfigError
 
@@ -85,14 +83,6 @@ def start(heartbeat_s: int, deterministic: bool = False) -> None:
 
 
 def _silence_orbax() -> None:
-    """Every error of a save is raised to us: its many tracebacks beside are left out."""
+    """Every error of a save is raised to us: what is logged beside it is left out."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    before = sys.excepthook
-
-    def hook(kind: type, error: BaseException, trace: Any) -> None:
-        # TensorStore's writers report to an event loop that the first failure has closed.
-        if not (kind is RuntimeError and "Event loop is closed" in str(error)):
-            before(kind, error, trace)
-
-    sys.excepthook = hook

@@ -10,7 +10,7 @@ from pit_jax import checkpoint, configfile, rundir, tasks
 from pit_jax.config import assign, base, flatten
 from pit_jax.errors import ConfigError
 from pit_jax.validation import resolve
-from pit_jax.weights import huggingface, load, tensors
+from pit_jax.weights import huggingface, initial, load, tensors
 
 
 def export_weights(
@@ -55,6 +55,8 @@ def import_weights(
     root = epath.Path(source)
     if spec:
         config = configfile.load(spec)
+        if root.is_dir():
+            initial.check_fields(source, huggingface.fields(root), config)
     elif root.is_dir():
         config = base()
         config.train.steps = 1

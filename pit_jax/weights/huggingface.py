@@ -6,6 +6,7 @@ our stacked layers. Hugging Face's default norm epsilon is 1e-12: the field trav
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,18 @@ _NORMS = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
 _PATCH = "vit.embeddings.patch_embeddings.projection"
 _POSITION = "vit.embeddings.position_embeddings"
 _CLS = "vit.embeddings.cls_token"
+
+# Our config field → theirs in config.json, and the default of transformers' ViTConfig.
+_FIELDS = {
+    "model.width": ("hidden_size", 768),
+    "model.depth": ("num_hidden_layers", 12),
+    "model.heads": ("num_attention_heads", 12),
+    "model.mlp": ("intermediate_size", 3072),
+    "model.norm_eps": ("layer_norm_eps", 1e-12),
+    "model.patch": ("patch_size", 16),
+    "data.image_size": ("image_size", 224),
+    "data.channels": ("num_channels", 3),
+}
 
 
 def to_huggingface(params: Mapping, model: Any, data: Any) -> dict[str, np.ndarray]:
@@ -82,22 +95,32 @@ def from_huggingface(
         notion of a grid, so nothing says that a point between two of them means anything.
 
     Raises:
-      ConfigError: if a tensor is missing, left over, or does not fit the config.
+      ConfigError: if a tensor is missing, left over, or does not fit the config. Only the
+        number of classes may differ: whether a head may be new is for `load.merge` to say.
     """
     _check_expressible(model)
     taken = dict(found)
 
-    def take(name: str) -> np.ndarray:
+    def take(name: str, *shape: int | None) -> np.ndarray:
+        """The tensor; None in `shape` is any size."""
         if name not in taken:
             raise ConfigError(f"the weights have no tensor {name}")
-        return np.asarray(taken.pop(name), np.float32)
+        array = np.asarray(taken.pop(name), np.float32)
+        fits = len(array.shape) == len(shape)
+        if not fits or any(s not in (None, a) for a, s in zip(array.shape, shape, strict=True)):
+            wanted = str(shape).replace("None", "any")
+            raise ConfigError(
+                f"the weights have {name} of shape {array.shape}, the config makes it {wanted}"
+            )
+        return array
 
-    kernel = take(f"{_PATCH}.weight")  # (d, C, p, p)
-    width, channels, patch, _ = kernel.shape
+    kernel = take(f"{_PATCH}.weight", None, None, None, None)  # (d, C, p, p)
+    width, channels, rows, columns = kernel.shape
     for field, theirs, ours in (
         ("model.width", width, model.width),
         ("data.channels", channels, data.channels),
-        ("model.patch", patch, model.patch),
+        ("model.patch", rows, model.patch),
+        ("model.patch", columns, model.patch),
         ("model.depth", _depth(found), model.depth),
         ("model.mlp", _rows(found, "vit.encoder.layer.0.intermediate.dense.bias"), model.mlp),
     ):
@@ -106,31 +129,45 @@ def from_huggingface(
     embed = {
         "patch": {
             "kernel": kernel.transpose(2, 3, 1, 0).reshape(-1, width),
-            "bias": take(f"{_PATCH}.bias"),
+            "bias": take(f"{_PATCH}.bias", width),
         },
-        "cls": take(_CLS)[0],
+        "cls": take(_CLS, 1, 1, width)[0],
     }
-    positions = take(_POSITION)[0]
+    positions = take(_POSITION, 1, None, width)[0]
     if model.position == "learned":
         embed["position"] = _resampled(positions, model, data, interpolate)
+    else:
+        _check_sincos(positions)
+
+    def dense(name: str, features: int | None, inputs: int) -> dict[str, np.ndarray]:
+        weight, bias = take(f"{name}.weight", features, inputs), take(f"{name}.bias", features)
+        return {"kernel": weight.T, "bias": bias}
+
+    def norm(name: str) -> dict[str, np.ndarray]:
+        return {"scale": take(f"{name}.weight", width), "bias": take(f"{name}.bias", width)}
+
     layers = []
     for layer in range(model.depth):
         prefix, block = f"vit.encoder.layer.{layer}", {}
         for ours, theirs in _DENSE.items():
-            weight, bias = (take(f"{prefix}.{theirs}.{kind}") for kind in ("weight", "bias"))
-            block[ours] = {"kernel": weight.T, "bias": bias}
+            features = model.mlp if ours == "up" else width
+            inputs = model.mlp if ours == "down" else width
+            block[ours] = dense(f"{prefix}.{theirs}", features, inputs)
         for ours, theirs in _NORMS.items():
-            weight, bias = (take(f"{prefix}.{theirs}.{kind}") for kind in ("weight", "bias"))
-            block[ours] = {"scale": weight, "bias": bias}
+            block[ours] = norm(f"{prefix}.{theirs}")
         layers.append(block)
     trunk = {"last": layers[-1]}
     if len(layers) > 1:
         trunk["blocks"] = jax.tree.map(lambda *x: np.stack(x), *layers[:-1])
-    norm = {"scale": take("vit.layernorm.weight"), "bias": take("vit.layernorm.bias")}
-    head = {"kernel": take("classifier.weight").T, "bias": take("classifier.bias")}
+    tree = {
+        "embed": embed,
+        "trunk": trunk,
+        "norm": norm("vit.layernorm"),
+        "head": dense("classifier", None, width),
+    }
     if taken:
         raise ConfigError(f"the weights have {len(taken)} tensor(s) too many: {min(taken)}, ...")
-    return {"embed": embed, "trunk": trunk, "norm": norm, "head": head}
+    return tree
 
 
 def config(model: Any, data: Any) -> dict[str, Any]:
@@ -158,6 +195,8 @@ def config(model: Any, data: Any) -> dict[str, Any]:
 def fields(directory: epath.PathLike) -> dict[str, Any]:
     """Our config fields from a Hugging Face directory's config.json.
 
+    A key that it leaves out has the default of transformers' ViTConfig, not ours.
+
     Raises:
       ConfigError: if it is missing or describes another kind of model.
     """
@@ -166,30 +205,34 @@ def fields(directory: epath.PathLike) -> dict[str, Any]:
         theirs = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
+    if not isinstance(theirs, dict):
+        raise ConfigError(f"{path} cannot be read: it holds no JSON object")
     if theirs.get("model_type") != "vit":
         raise ConfigError(f"{path} describes a {theirs.get('model_type')!r}, not a 'vit'")
     if theirs.get("hidden_act", "gelu") != "gelu" or not theirs.get("qkv_bias", True):
         raise ConfigError(f"{path}: only hidden_act 'gelu' and qkv_bias true are supported")
-    names = {
-        "model.width": "hidden_size",
-        "model.depth": "num_hidden_layers",
-        "model.heads": "num_attention_heads",
-        "model.mlp": "intermediate_size",
-        "model.norm_eps": "layer_norm_eps",
-        "model.patch": "patch_size",
-        "data.image_size": "image_size",
-        "data.channels": "num_channels",
-    }
-    found = {ours: theirs[name] for ours, name in names.items() if name in theirs}
-    found["data.num_classes"] = len(theirs.get("id2label", {})) or theirs.get("num_labels", 2)
+    found = {ours: theirs.get(name, default) for ours, (name, default) in _FIELDS.items()}
+    for ours in ("model.patch", "data.image_size"):  # a side, or two of them
+        sides = found[ours] if isinstance(found[ours], list) else [found[ours]]
+        if len(set(sides)) != 1:
+            raise ConfigError(f"{path}: {_FIELDS[ours][0]} {sides} is no square")
+        found[ours] = sides[0]
+    labels = theirs.get("id2label") or {}
+    found["data.num_classes"] = len(labels) or theirs.get("num_labels", 2)
     return found
 
 
 def write(directory: epath.PathLike, params: Mapping, model: Any, data: Any) -> None:
-    """Writes a directory that `ViTForImageClassification.from_pretrained` loads."""
+    """Writes a directory that `ViTForImageClassification.from_pretrained` loads.
+
+    Raises:
+      ConfigError: if Hugging Face's ViT cannot express the model.
+      StorageError: if a file cannot be written.
+    """
     root = epath.Path(directory)
     tensors.write(root / "model.safetensors", to_huggingface(params, model, data))
-    (root / "config.json").write_text(json.dumps(config(model, data), indent=2) + "\n")
+    text = json.dumps(config(model, data), indent=2) + "\n"
+    tensors.write_whole(root / "config.json", text.encode())
 
 
 def _check_expressible(model: Any) -> None:
@@ -214,7 +257,29 @@ def _positions(embed: Mapping, model: Any, data: Any) -> np.ndarray:
     return np.concatenate([np.zeros_like(table[:1]), table])  # [CLS] has no place
 
 
+def _check_sincos(positions: np.ndarray) -> None:
+    """Refuses to lose learned positions to a model that computes its own."""
+    side = _side(positions)
+    table = sincos2d((side, side), positions.shape[1])
+    expected = np.concatenate([np.zeros_like(table[:1]), table])
+    if not np.allclose(positions, expected, rtol=0, atol=1e-2):  # weights may be float16
+        raise ConfigError(
+            "the weights have learned positions, config.model.position='sincos2d' would drop them"
+        )
+
+
+def _side(positions: np.ndarray) -> int:
+    """The side of the square grid that positions (1 + side², d) lie on."""
+    side = math.isqrt(len(positions) - 1)
+    if side**2 != len(positions) - 1:
+        raise ConfigError(
+            f"the weights have {len(positions)} positions: no [CLS] and a square grid"
+        )
+    return side
+
+
 def _resampled(positions: np.ndarray, model: Any, data: Any, interpolate: bool) -> np.ndarray:
+    """Positions (1 + old², d) as (1 + new², d): [CLS] kept, the grid by jax.image's "cubic"."""
     side = data.image_size // model.patch
     wanted, given = side**2 + 1, len(positions)
     if given == wanted:
@@ -230,7 +295,7 @@ def _resampled(positions: np.ndarray, model: Any, data: Any, interpolate: bool) 
             f"the weights have {given} positions, the config needs {wanted}: {why}"
             " (--interpolate resamples them all the same)"
         )
-    old = round((given - 1) ** 0.5)
+    old = _side(positions)
     grid = jnp.asarray(positions[1:]).reshape(old, old, -1)
     grid = jax.image.resize(grid, (side, side, grid.shape[-1]), "cubic")
     return np.concatenate([positions[:1], np.asarray(grid).reshape(side * side, -1)])

@@ -7,6 +7,7 @@ import jax
 from etils import epath
 
 from pit_jax.checkpoint import Checkpoints
+from pit_jax.config import flatten
 from pit_jax.errors import ConfigError
 from pit_jax.rundir import RunDir
 from pit_jax.state import State
@@ -18,7 +19,7 @@ def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
 
     Args:
       config: resolved; `resume` takes another run's whole state, `init_from` its weights
-        or those of a .safetensors file.
+        or those of a file.
       steps: the run's `step.Steps`.
       say: takes lines about what was loaded.
     """
@@ -39,7 +40,10 @@ def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
 
 
 def read_weights(path: str, config: Any) -> dict:
-    """The weights of a run directory (its evaluated ones) or of a .safetensors file.
+    """The weights of a run directory (its evaluated ones), or of a .safetensors file.
+
+    A file is one of ours (`pit-jax weights export --format pit_jax`) or Hugging Face's; of
+    the latter the directory may be given, whose config.json is then held against ours.
 
     Returns:
       A nested dict of NumPy arrays.
@@ -48,14 +52,31 @@ def read_weights(path: str, config: Any) -> dict:
       ConfigError: if there are none at `path`.
     """
     if (epath.Path(path) / "manifests").exists():
-        source = _checkpoints(path, "config.init_from")
-        return source.read_weights(source.newest_intact(repair=False))
-    if not epath.Path(path).exists():
+        saved = _checkpoints(path, "config.init_from")
+        check_fields(path, flatten(RunDir(path).config()), config)
+        return saved.read_weights(saved.newest_intact(repair=False))
+    source = epath.Path(path)
+    if not source.exists():
         raise ConfigError(f"config.init_from={path} does not exist")
-    found, fields = tensors.read(path)
+    if source.is_dir():  # as Hugging Face writes it
+        check_fields(path, huggingface.fields(source), config)
+        source = source / "model.safetensors"
+    found, fields = tensors.read(source)
     if fields is None:
         return huggingface.from_huggingface(found, config.model, config.data)
+    check_fields(path, fields, config)
     return tensors.unflatten(found)
+
+
+def check_fields(path: str, fields: dict[str, Any], config: Any) -> None:
+    """Refuses weights of a model that computes something else with the same shapes."""
+    ours = flatten(config)
+    for name in ("model.heads", "model.norm_eps", "model.position", "model.pool", "model.patch"):
+        if name in fields and fields[name] != ours[name]:
+            raise ConfigError(
+                f"the weights in {path} were made with {name}={fields[name]!r},"
+                f" the config has {ours[name]!r}"
+            )
 
 
 def _checkpoints(path: str, field: str) -> Checkpoints:

@@ -2,19 +2,29 @@
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from pit_jax.errors import ConfigError
 from pit_jax.parallel.rules import map_with_path
 from pit_jax.weights import tensors
 
-# Which fields a path's shape comes from, to say what does not fit.
-_FIELDS = (
-    ("embed/position", "data.image_size, model.patch, model.pool or model.width"),
-    ("embed/patch", "model.patch, data.channels or model.width"),
-    ("blocks/", "model.depth, model.width or model.mlp"),
-    ("last/", "model.width or model.mlp"),
+# Path → the fields that each trailing dimension comes from, to say what does not fit. In
+# front of them the scanned blocks have the layers, model.depth.
+_DIMENSIONS = (
+    (r"embed/position$", ("data.image_size, model.patch or model.pool", "model.width")),
+    (r"embed/patch/kernel$", ("model.patch or data.channels", "model.width")),
+    (r"embed/colour/table$", ("model.dictionary_bits or data.channels", "model.width")),
+    (r"up/kernel$", ("model.width", "model.mlp")),
+    (r"up/bias$", ("model.mlp",)),
+    (r"down/kernel$", ("model.mlp", "model.width")),
+    (r"head/kernel$", ("model.width", "data.num_classes")),
+    (r"head/bias$", ("data.num_classes",)),
+    (r"embed/cls$|kernel$", ("model.width", "model.width")),
+    (r"", ("model.width",)),
 )
 
 
@@ -46,30 +56,40 @@ def merge(params: Any, loaded: Any, may_be_new: Sequence[str] = ("head",)) -> tu
         another shape in `loaded`: a head for other classes.
 
     Returns:
-      The merged tree (loaded leaves as they came) and what happened to each path.
+      The merged tree (loaded leaves are NumPy arrays of the fresh dtype, new ones the fresh
+      leaves themselves) and what happened to each path.
 
     Raises:
       ConfigError: for any other path that is missing or of another shape.
     """
-    source = tensors.flatten(loaded) if isinstance(loaded, Mapping) else loaded
+    source = tensors.flatten(loaded)
     report: dict[str, list[str]] = {"loaded": [], "new": []}
 
     def choose(path: str, fresh: Any) -> Any:
         found = source.get(path)
         if found is not None and found.shape == tuple(fresh.shape):
             report["loaded"].append(path)
-            return found
+            return np.asarray(found, fresh.dtype)
         if path.partition("/")[0] in may_be_new:
             report["new"].append(path)
             return fresh
         if found is None:
             raise ConfigError(f"the weights have no {path}")
-        cause = next((fields for part, fields in _FIELDS if part in path), "model.width")
         raise ConfigError(
             f"the weights have {path} of shape {found.shape}, the config makes it"
-            f" {tuple(fresh.shape)}: {cause} differ"
+            f" {tuple(fresh.shape)}: {_cause(path, found.shape, tuple(fresh.shape))}"
         )
 
     merged = map_with_path(choose, params)
     dropped = tuple(path for path in source if path not in report["loaded"])
     return merged, Report(tuple(report["loaded"]), tuple(report["new"]), dropped)
+
+
+def _cause(path: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """Which config fields the dimensions that differ come from."""
+    if len(found) != len(wanted):
+        return "the layouts differ"
+    trailing = next(fields for rule, fields in _DIMENSIONS if re.search(rule, path))
+    names = ("model.depth",) * (len(wanted) - len(trailing)) + trailing
+    differing = [name for name, a, b in zip(names, found, wanted, strict=True) if a != b]
+    return f"{' and '.join(dict.fromkeys(differing))} differ"

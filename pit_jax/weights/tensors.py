@@ -1,5 +1,6 @@
 """Parameter trees as flat tensors, and the .safetensors files that hold them."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -48,14 +49,25 @@ def write(path: epath.PathLike, flat: Mapping[str, np.ndarray], fields: dict | N
       StorageError: if the file cannot be written.
     """
     metadata = {_FIELDS: json.dumps(fields)} if fields is not None else {"format": "pt"}
-    contiguous = {name: np.ascontiguousarray(x) for name, x in flat.items()}
+    contiguous = {name: np.asarray(x, order="C") for name, x in flat.items()}
+    write_whole(path, safetensors.numpy.save(contiguous, metadata))
+
+
+def write_whole(path: epath.PathLike, content: bytes) -> None:
+    """Replaces a file: a reader finds the old bytes or the new ones, and no half of them.
+
+    Raises:
+      StorageError: if the file cannot be written; nothing of it stays then.
+    """
     target = epath.Path(path)
     temporary = target.parent / f".{target.name}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(safetensors.numpy.save(contiguous, metadata))
+        temporary.write_bytes(content)
         temporary.replace(target)
     except OSError as error:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink(missing_ok=True)
         raise storage_error(target, error) from None
 
 
@@ -63,7 +75,7 @@ def read(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict | None]:
     """The tensors of a .safetensors file, and its fields if it is in our own layout.
 
     Raises:
-      ConfigError: if there is no such file.
+      ConfigError: if there is no such file, or NumPy has no such dtype (bfloat16).
       StorageError: if it is truncated or no .safetensors file.
     """
     source = epath.Path(path)
@@ -75,6 +87,11 @@ def read(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict | None]:
         tensors = safetensors.numpy.load(content)
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        fields = json.loads(metadata[_FIELDS]) if _FIELDS in metadata else None
+    except KeyError as error:  # the file is intact; safetensors.numpy looks the dtype up
+        raise ConfigError(
+            f"weights {source}: NumPy cannot read its {error.args[0]} tensors, save them as float32"
+        ) from None
+    except (safetensors.SafetensorError, ValueError) as error:
         raise StorageError(f"{source} is no intact .safetensors file: {error}") from None
-    return tensors, json.loads(metadata[_FIELDS]) if _FIELDS in metadata else None
+    return tensors, fields

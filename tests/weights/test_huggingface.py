@@ -1,5 +1,6 @@
 """Against transformers' ViT with random weights: same logits, same gradients, both ways."""
 
+import json
 import re
 import tempfile
 
@@ -9,12 +10,20 @@ import numpy as np
 import pytest
 
 from pit_jax import validation
-from pit_jax.errors import ConfigError
+from pit_jax.config import flatten
+from pit_jax.errors import ConfigError, StorageError
 from pit_jax.models import vit
 from pit_jax.models.embed import sincos2d
-from pit_jax.weights import huggingface, load, tensors
+from pit_jax.weights import huggingface, tensors
 
-CASES = [{"patch": 1}, {"patch": 2}, {"patch": 2, "channels": 1}, {"patch": 1, "heads": 8}]
+CASES = [
+    {"patch": 1},
+    {"patch": 2},
+    {"patch": 2, "channels": 1},
+    {"patch": 1, "heads": 8},
+    {"patch": 2, "norm_eps": 0.1},  # so large that another value would show
+]
+POSITION = "vit.embeddings.position_embeddings"
 
 
 @pytest.fixture
@@ -66,9 +75,26 @@ def test_there_and_back_is_the_same(make, case):
 def test_sincos_positions_are_exported_as_their_table(make):
     config = make(patch=2, position="sincos2d")
     there = huggingface.to_huggingface(our_weights(config), config.model, config.data)
-    table = there["vit.embeddings.position_embeddings"][0]
+    table = there[POSITION][0]
     np.testing.assert_array_equal(table[0], 0)
     np.testing.assert_array_equal(table[1:], sincos2d((4, 4), 32))
+
+
+def test_sincos_models_come_back_without_a_table_at_any_size(make):
+    config = make(patch=2, position="sincos2d")
+    params = our_weights(config)
+    there = huggingface.to_huggingface(params, config.model, config.data)
+    assert_same(huggingface.from_huggingface(there, config.model, config.data), params)
+    other = make(patch=2, position="sincos2d", image_size=12)
+    assert_same(huggingface.from_huggingface(there, other.model, other.data), params)
+
+
+def test_learned_positions_are_not_lost_to_a_sincos_model(make):
+    config = make(patch=2)
+    there = huggingface.to_huggingface(our_weights(config), config.model, config.data)
+    other = make(patch=2, position="sincos2d")
+    with pytest.raises(ConfigError, match="position='sincos2d' would drop them"):
+        huggingface.from_huggingface(there, other.model, other.data)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +106,9 @@ def test_sincos_positions_are_exported_as_their_table(make):
         ({"patch": 2}, "the weights have model.patch 1, the config has 2"),
         ({"channels": 1}, "the weights have data.channels 3, the config has 1"),
         ({"pool": "mean"}, "Hugging Face's ViT has no config.model.pool='mean'"),
+        ({"position": "none"}, "Hugging Face's ViT has no config.model.position='none'"),
+        ({"layer_scale": 0.1}, "Hugging Face's ViT has no config.model.layer_scale=0.1"),
+        ({"embed": "dictionary"}, "Hugging Face's ViT has no config.model.embed='dictionary'"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_both_values(make, change, sentence):
@@ -101,6 +130,32 @@ def test_a_missing_or_left_over_tensor_is_named(make):
         huggingface.from_huggingface(more, config.model, config.data)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "sentence"),
+    [
+        (POSITION, (1, 13, 32), "13 positions: no [CLS] and a square grid"),
+        ("vit.embeddings.cls_token", (32,), "cls_token of shape (32,), the config makes it (1, 1"),
+        ("classifier.weight", (10, 8), "of shape (10, 8), the config makes it (any, 32)"),
+        ("vit.encoder.layer.1.output.dense.bias", (31,), "of shape (31,), the config makes it (32"),
+        ("vit.embeddings.patch_embeddings.projection.weight", (32, 3, 2, 4), "model.patch 4"),
+    ],
+)
+def test_a_tensor_of_another_shape_is_named(make, name, shape, sentence):
+    config = make(patch=2)
+    there = huggingface.to_huggingface(our_weights(config), config.model, config.data)
+    there[name] = np.ones(shape, np.float32)
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        huggingface.from_huggingface(there, config.model, config.data, interpolate=True)
+
+
+def test_a_head_for_other_classes_is_left_to_the_merge(make):
+    config = make(patch=2)
+    there = huggingface.to_huggingface(our_weights(config), config.model, config.data)
+    config.data.num_classes = 5
+    params = huggingface.from_huggingface(there, config.model, config.data)
+    assert params["head"]["kernel"].shape == (32, 10)
+
+
 def test_positions_of_another_size_need_to_be_asked_for(make):
     config = make(patch=1)
     there = huggingface.to_huggingface(our_weights(config), config.model, config.data)
@@ -110,10 +165,16 @@ def test_positions_of_another_size_need_to_be_asked_for(make):
     grown = huggingface.from_huggingface(there, other.model, other.data, interpolate=True)
     position = grown["embed"]["position"]
     assert position.shape == (145, 32)
-    np.testing.assert_array_equal(position[0], there["vit.embeddings.position_embeddings"][0, 0])
-    flat = there | {"vit.embeddings.position_embeddings": np.ones((1, 65, 32), np.float32)}
-    ones = huggingface.from_huggingface(flat, other.model, other.data, interpolate=True)
-    np.testing.assert_allclose(ones["embed"]["position"], 1, rtol=1e-6)
+    np.testing.assert_array_equal(position[0], there[POSITION][0, 0])
+    # A ramp down the rows stays one: the grid is neither transposed nor shifted.
+    ramp = np.zeros((1, 65, 32), np.float32)
+    ramp[0, 1:] = np.repeat(np.arange(8), 8)[:, None]
+    there[POSITION] = ramp
+    grown = huggingface.from_huggingface(there, other.model, other.data, interpolate=True)
+    grid = grown["embed"]["position"][1:].reshape(12, 12, 32)
+    np.testing.assert_allclose(grid, grid[:, :1, :1] + np.zeros((12, 12, 32)), atol=1e-5)
+    centres = (np.arange(12) + 0.5) * 8 / 12 - 0.5  # of the new cells, in old ones
+    np.testing.assert_allclose(grid[3:9, 0, 0], centres[3:9], atol=1e-5)
 
 
 def test_patch_positions_of_another_size_are_refused_too(make):
@@ -122,6 +183,45 @@ def test_patch_positions_of_another_size_are_refused_too(make):
     other = make(patch=2, image_size=16)
     with pytest.raises(ConfigError, match="learned positions belong to one image size"):
         huggingface.from_huggingface(there, other.model, other.data)
+
+
+def test_fields_are_those_of_the_config_json_that_was_written(make, tmp_path):
+    config = make(patch=2, channels=1, norm_eps=1e-12)
+    huggingface.write(tmp_path, our_weights(config), config.model, config.data)
+    flat = flatten(config)
+    found = huggingface.fields(tmp_path)
+    assert found == {name: flat[name] for name in found}
+    assert {"model.heads", "model.norm_eps", "data.num_classes"} < set(found)
+
+
+def test_what_config_json_leaves_out_has_the_defaults_of_transformers(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit", "image_size": [32, 32]}')
+    found = huggingface.fields(tmp_path)
+    assert (found["model.patch"], found["model.norm_eps"]) == (16, 1e-12)
+    assert (found["data.image_size"], found["data.num_classes"]) == (32, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"model_type": "bert"}, "describes a 'bert', not a 'vit'"),
+        ({"model_type": "vit", "hidden_act": "relu"}, "only hidden_act 'gelu'"),
+        ({"model_type": "vit", "qkv_bias": False}, "only hidden_act 'gelu' and qkv_bias true"),
+        ({"model_type": "vit", "image_size": [8, 16]}, "image_size [8, 16] is no square"),
+        ([], "holds no JSON object"),
+    ],
+)
+def test_a_config_json_of_another_kind_of_model_is_refused(tmp_path, content, sentence):
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        huggingface.fields(tmp_path)
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(make, tmp_path):
+    config = make(patch=2)
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(StorageError, match=r"config\.json could not be written"):
+        huggingface.write(tmp_path, our_weights(config), config.model, config.data)
 
 
 # With PyTorch ---------------------------------------------------------------------------
@@ -184,13 +284,15 @@ def test_export_is_loaded_and_gives_the_same_logits(make, case, tmp_path):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("case", CASES[:2], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradients_are_the_same(make, case):
+    """Against float64: PyTorch's own float32 gradients are off by up to 1e-4 of a tensor."""
     config = make(**case)
     torch, theirs = transformers_model(config)
     images = pictures(config)
-    theirs(torch.from_numpy(images.transpose(0, 3, 1, 2))).logits.square().sum().backward()
     params = huggingface.from_huggingface(published(theirs), config.model, config.data)
+    pixels = torch.from_numpy(images.transpose(0, 3, 1, 2)).double()
+    theirs.double()(pixels).logits.square().sum().backward()
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.copy_(parameter.grad)
@@ -199,52 +301,50 @@ def test_gradients_are_the_same(make, case):
     found = huggingface.to_huggingface(grads, config.model, config.data)
     assert set(found) == set(expected)
     scale = max(np.abs(x).max() for x in expected.values())
+    worst = 0.0
     for name, x in expected.items():
-        np.testing.assert_allclose(found[name], x, rtol=1e-4, atol=1e-6 * scale, err_msg=name)
+        error = np.abs(found[name] - x).max()
+        if name.endswith("key.bias"):  # the softmax cancels it: what is left is rounding
+            assert error < 1e-7 * scale, name
+        else:
+            worst = max(worst, error / np.abs(x).max())
+            assert error < 1e-5 * np.abs(x).max(), name
+    print(f"gradients differ by {worst:.1e} of the largest of their tensor")
+
+
+@pytest.mark.parity
+def test_every_tensor_but_the_biases_of_keys_changes_the_logits(make):
+    """What makes the comparisons above worth something: no tensor could be mixed up unseen."""
+    config = make(patch=2)
+    torch, theirs = transformers_model(config)
+    images = pictures(config)
+    pixels = torch.from_numpy(images.transpose(0, 3, 1, 2))
+    with torch.no_grad():
+        before = theirs(pixels).logits
+        for name, parameter in theirs.named_parameters():
+            kept = parameter.clone()
+            parameter.copy_(0.3 * torch.randn(kept.shape, generator=torch.Generator()))
+            change = (theirs(pixels).logits - before).abs().max() / before.abs().max()
+            parameter.copy_(kept)
+            silent = re.search(r"(key|k_proj)\.bias$", name) is not None
+            assert (change < 1e-5) if silent else (change > 1e-4), name
 
 
 @pytest.mark.parity
 def test_a_saved_directory_is_imported_and_exported(make, tmp_path):
-    config = make(patch=2)
-    _, theirs = transformers_model(config)
+    config = make(patch=2, norm_eps=1e-12)
+    torch, theirs = transformers_model(config)
+    import transformers
+
     theirs.save_pretrained(tmp_path / "theirs")
     fields = huggingface.fields(tmp_path / "theirs")
-    assert fields["model.width"] == 32
-    assert fields["data.num_classes"] == 10
+    flat = flatten(config)
+    assert fields == {name: flat[name] for name in fields}
     found, _ = tensors.read(tmp_path / "theirs" / "model.safetensors")
     params = huggingface.from_huggingface(found, config.model, config.data)
-    again = huggingface.to_huggingface(params, config.model, config.data)
-    for name, x in published(theirs).items():
-        np.testing.assert_array_equal(again[name], x, err_msg=name)
-
-
-def test_fields_of_another_kind_of_model_are_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ConfigError, match="describes a 'bert', not a 'vit'"):
-        huggingface.fields(tmp_path)
-
-
-def test_merge_reports_what_was_loaded_new_and_dropped(make):
-    ten, hundred = make(patch=1), make(patch=1)
-    hundred.data.num_classes = 100
-    fresh, old = our_weights(hundred, seed=1), our_weights(ten)
-    merged, report = load.merge(fresh, old | {"decoder": {"x": np.ones(3)}})
-    assert set(report.new) == {"head/kernel", "head/bias"}
-    assert set(report.dropped) == {"head/kernel", "head/bias", "decoder/x"}
-    np.testing.assert_array_equal(merged["embed"]["cls"], old["embed"]["cls"])
-    np.testing.assert_array_equal(merged["head"]["bias"], fresh["head"]["bias"])
-    assert "new      head (2)" in str(report)
-
-
-def test_merge_refuses_another_width_patch_or_image_size(make):
-    fresh = our_weights(make(patch=1))
-    for change, field in (
-        (
-            {"patch": 2},
-            "embed/patch/kernel of shape (12, 32), the config makes it (3, 32): model.patch",
-        ),
-        ({"image_size": 12}, "data.image_size"),
-    ):
-        other = our_weights(make(**{"patch": 1} | change))
-        with pytest.raises(ConfigError, match=re.escape(field)):
-            load.merge(fresh, other)
+    huggingface.write(tmp_path / "again", params, config.model, config.data)
+    again, _ = tensors.read(tmp_path / "again" / "model.safetensors")
+    assert_same(again, found)
+    model = transformers.ViTForImageClassification.from_pretrained(tmp_path / "again").eval()
+    pixels = torch.from_numpy(pictures(config).transpose(0, 3, 1, 2))
+    assert torch.equal(model(pixels).logits, theirs(pixels).logits)

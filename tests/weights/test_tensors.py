@@ -1,7 +1,12 @@
 """Files of weights: whole or refused."""
 
+import errno
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+from etils import epath
 
 from pit_jax.errors import ConfigError, StorageError
 from pit_jax.weights import tensors
@@ -37,6 +42,11 @@ def test_transposed_views_are_written_as_they_read(tmp_path):
     )
 
 
+def test_a_scalar_stays_one(tmp_path):
+    tensors.write(tmp_path / "x.safetensors", {"s": np.float32(3)})
+    assert tensors.read(tmp_path / "x.safetensors")[0]["s"].shape == ()
+
+
 @pytest.mark.parametrize("keep", [0, 5, 40, -1])
 def test_a_truncated_file_is_refused(tmp_path, keep):
     path = tmp_path / "x.safetensors"
@@ -49,3 +59,31 @@ def test_a_truncated_file_is_refused(tmp_path, keep):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         tensors.read(tmp_path / "none.safetensors")
+
+
+def test_fields_that_are_no_json_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors.numpy.save(tensors.flatten(TREE), {"pit_jax": "{cut off"}))
+    with pytest.raises(StorageError, match=r"x\.safetensors is no intact \.safetensors file"):
+        tensors.read(path)
+
+
+def test_an_intact_file_of_bfloat16_is_not_called_broken(tmp_path):
+    path = tmp_path / "x.safetensors"
+    tensors.write(path, {"x": np.ones(2, jnp.bfloat16)})
+    with pytest.raises(ConfigError, match="cannot read its BF16 tensors, save them as float32"):
+        tensors.read(path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    tensors.write(path, tensors.flatten(TREE))
+
+    def full(self, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(epath.Path(path)), "replace", full)
+    with pytest.raises(StorageError, match="could not be written: No space left on device"):
+        tensors.write(path, {"c": np.zeros(2)})
+    np.testing.assert_array_equal(tensors.read(path)[0]["c"], TREE["c"])
+    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]

@@ -25,7 +25,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from pit_jax.errors import PitError, StorageError
+from pit_jax.errors import ConfigError, PitError, StorageError
+from pit_jax.parallel.rules import path_of
 from pit_jax.rundir import RunDir
 
 BEST_METRIC = "eval/accuracy"
@@ -236,8 +237,10 @@ class Checkpoints:
         """The state of `step`, laid out as the shardings of `shapes` say.
 
         Raises:
-          StorageError: if the files cannot be read or hold another state.
+          ConfigError: if it is the state of another model or optimiser.
+          StorageError: if the files cannot be read.
         """
+        self._check_shapes(step, shapes)
         try:
             return self._checkpointer.restore(self._root / str(step), shapes)
         except Exception as error:
@@ -246,10 +249,27 @@ class Checkpoints:
                 f"checkpoint {step} in {self._root} cannot be restored: {reason}"
             ) from None
 
+    def _check_shapes(self, step: int, shapes: Any) -> None:
+        """Compares before orbax does, whose many errors TensorStore adds its own to."""
+        saved, wanted = (
+            {path_of(keys): tuple(x.shape) for keys, x in jax.tree_util.tree_leaves_with_path(tree)}
+            for tree in (self._metadata(step), shapes)
+        )
+        for path in (*wanted, *saved):
+            if saved.get(path) != wanted.get(path):
+                there = saved.get(path, "missing")
+                raise ConfigError(
+                    f"checkpoint {step} in {self._root} is of another model: {path} is {there},"
+                    f" the config makes it {wanted.get(path, 'missing')}"
+                )
+
+    def _metadata(self, step: int) -> Any:
+        return self._checkpointer.metadata(self._root / str(step)).item_metadata.tree
+
     def read(self, step: int) -> dict:
         """The tree that was saved at `step`, whole, as nested dicts of NumPy arrays."""
         path = self._root / str(step)
-        saved = self._checkpointer.metadata(path).item_metadata.tree
+        saved = self._metadata(step)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved

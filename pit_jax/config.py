@@ -111,7 +111,7 @@ FIELDS: dict[str, Field] = {
     "train.examples": F(None, "length in training examples", kind=int, low=1),
     "train.accumulate": F(1, "gradients of this many equal parts of the batch are averaged", low=1),
     "train.label_smoothing": F(0.0, "share of the target spread over all classes", low=0.0, high=0.99),
-    "train.seed": F(0, "seed of initial weights, data order and augmentation", low=0),
+    "train.seed": F(0, "seed of initial weights, data order and augmentation", low=0, high=2**32 - 1),
     "train.log_every": F(50, "steps between rows of metrics.jsonl", low=1),
     "train.deterministic": F(False, "same bits on a GPU too, slower"),
     "train.tensorboard": F(True, "also write TensorBoard event files"),

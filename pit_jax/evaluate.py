@@ -32,10 +32,12 @@ def evaluate(
       {"step": ..., "eval/accuracy": ..., ...}.
 
     Raises:
-      ConfigError: if there is no such checkpoint.
+      ConfigError: if there is no such checkpoint, or the config is another run's.
       StorageError: if it is damaged.
     """
-    saved = checkpoint.Checkpoints(rundir.RunDir(workdir))
+    run_directory = rundir.RunDir(workdir)
+    run_directory.check_same(config)
+    saved = checkpoint.Checkpoints(run_directory)
     if not saved.steps():
         raise ConfigError(f"{workdir} holds no checkpoint yet")
     if number is None:

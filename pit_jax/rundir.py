@@ -135,16 +135,19 @@ class RunDir:
             raise storage_error(self.path / "metrics.jsonl", error) from None
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; a last line that was cut off in writing is left out."""
+        """The rows of metrics.jsonl; it ends at the first line that is cut off or no row."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
         rows = []
         for line in path.read_text().splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
+                break
+            rows.append(row)
         return rows
 
     def evaluation(self, step: int) -> dict[str, float]:

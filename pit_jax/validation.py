@@ -4,6 +4,7 @@
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -160,6 +161,13 @@ def _check_together(c: ConfigDict) -> None:
         len(betas) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in betas),
         f"config.optim.betas={betas} must be two numbers in [0, 1)",
     )
+    for pattern in c.optim.freeze:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ConfigError(
+                f"config.optim.freeze: {pattern!r} is no regular expression ({error})"
+            ) from None
     axes = {axis: c.mesh[axis] for axis in ("data", "fsdp", "seq", "model")}
     require(
         list(axes.values()).count(-1) <= 1 and 0 not in axes.values(),

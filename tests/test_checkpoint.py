@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pit_jax import checkpoint, rundir
-from pit_jax.errors import StorageError
+from pit_jax.errors import ConfigError, StorageError
 
 
 def state(value: float) -> dict:
@@ -162,8 +162,9 @@ def test_the_newest_and_the_best_stay(tmp_path):
 
 
 def test_another_state_is_refused(two):
-    other = {"w": jax.ShapeDtypeStruct((3, 3), jnp.float32), "c": shapes()["w"]}
-    with pytest.raises(StorageError, match=r"checkpoint 2 in .* cannot be restored"):
+    other = shapes() | {"w": jax.ShapeDtypeStruct((3, 3), jnp.float32)}
+    sentence = r"checkpoint 2 in .* is of another model: w is \(40, 30\), the .* it \(3, 3\)"
+    with pytest.raises(ConfigError, match=sentence):
         opened(two)[0].restore(2, other)
 
 

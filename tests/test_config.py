@@ -115,6 +115,9 @@ def test_a_resolved_config_is_read_back_equal(tmp_path):
         (["--config.mesh.model=3"], "mesh.model=3 does not divide config.model.heads=2"),
         (["--config.model.position=sincos2d", "--config.model.width=6"], "a multiple of 4, not 6"),
         (["--config.init_from=a", "--config.resume=b"], "not both"),
+        (["--config.train.seed=99999999999999999999"], "must be at least 0 and at most"),
+        (["--config.optim.freeze=('(',)"], "'(' is no regular expression"),
+        (["--config.optim.freeze=(1,)"], "1 is no regular expression"),
         (["word"], "unexpected argument 'word'"),
     ],
 )

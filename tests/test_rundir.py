@@ -31,6 +31,14 @@ def test_a_line_cut_off_by_a_kill_is_left_out(run):
     assert run.rows() == [{"step": 1}, {"event": "resume", "step": 1}]
 
 
+@pytest.mark.parametrize("line", ["5", "[]", "{}", '{"step": "x"}'])
+def test_a_line_that_is_no_row_ends_the_rows(run, line):
+    run.append_row({"step": 1})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert run.rows() == [{"step": 1}]
+
+
 def test_resuming_forgets_what_came_after_the_checkpoint(run):
     for step in (1, 2, 3):
         run.append_row({"step": step})

@@ -159,8 +159,19 @@ def test_evaluation_alone_gives_the_logged_figures(undisturbed, config):
 def test_evaluation_of_a_step_that_is_not_there_is_refused(undisturbed, config, tmp_path):
     with pytest.raises(ConfigError, match=r"has no checkpoint 5, but \[3, 6, 9, 12\]"):
         evaluate.evaluate(config, undisturbed, 5)
-    with pytest.raises(ConfigError, match="holds no checkpoint yet"):
+    with pytest.raises(ConfigError, match="is no run directory"):
         evaluate.evaluate(config, tmp_path)
+
+
+def test_evaluation_and_resume_of_another_model_are_refused(
+    undisturbed, config, tmp_path, one_device
+):
+    wide = copy(config, model__width=24)
+    with pytest.raises(ConfigError, match=r"config\.model\.width was 16, now 24"):
+        evaluate.evaluate(wide, undisturbed)
+    wide.resume = str(undisturbed)
+    with pytest.raises(ConfigError, match=r"is of another model: .* the config makes it"):
+        train(wide, tmp_path, devices=one_device)
 
 
 def test_a_loss_that_explodes_stops_the_run(resolved, tmp_path, one_device):

@@ -16,6 +16,7 @@ from pit_jax.data import pipeline, sources
 from pit_jax.errors import EXIT_BUG, NonFiniteLoss, PitError, Stopped
 from pit_jax.lengths import Clock, every, total_steps
 from pit_jax.meter import Meter
+from pit_jax.models import attention
 from pit_jax.parallel import mesh as meshes
 from pit_jax.validation import check_batch, check_names
 from pit_jax.weights import initial
@@ -127,7 +128,8 @@ def train(
         say(
             f"{label(config)}: {cost.tokens} tokens, {parameters:,} parameters,"
             f" {len(train_reader):,} training and {len(eval_reader):,} evaluation examples,"
-            f" {total} steps of {batch_size} on {_devices(mesh)}"
+            f" {total} steps of {batch_size} on {_devices(mesh)},"
+            f" attention {attention.choose(config.model.attention, cost.tokens)}"
         )
 
         # ---- 6. The loop --------------------------------------------------------------

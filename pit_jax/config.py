@@ -51,7 +51,14 @@ FIELDS: dict[str, Field] = {
         "compute dtype; auto = bfloat16 on TPU and GPU, float32 on CPU",
         choices=("auto", "float32", "bfloat16"),
     ),
-    "model.attention": F("auto", "attention implementation", choices=("auto", "xla", "blocked")),
+    "model.attention": F(
+        "auto", "attention implementation", choices=("auto", "xla", "blocked", "splash", "cudnn")
+    ),
+    "model.exchange": F(
+        "auto",
+        "how tokens travel over mesh.seq: heads for tokens (ulysses), or keys to all (gather)",
+        choices=("auto", "ulysses", "gather"),
+    ),
     "model.remat": F(
         "none",
         "what the backward pass recomputes: nothing, whole blocks, or all but matrix products",

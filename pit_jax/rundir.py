@@ -28,7 +28,8 @@ from pit_jax.errors import ConfigError, StorageError
 # Everything else would make the second half of the run a different experiment.
 MAY_DIFFER = ("mesh.", "train.steps", "train.epochs", "train.examples", "train.log_every")
 MAY_DIFFER += ("train.tensorboard", "train.wandb", "eval.", "checkpoint.", "launch.")
-MAY_DIFFER += ("model.attention", "model.remat", "data.dir", "data.workers", "data.in_memory_gb")
+MAY_DIFFER += ("model.attention", "model.exchange", "model.remat")
+MAY_DIFFER += ("data.dir", "data.workers", "data.in_memory_gb")
 
 _PACKAGES = ("pit_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 

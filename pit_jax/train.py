@@ -16,7 +16,7 @@ from pit_jax.data import pipeline, sources
 from pit_jax.errors import EXIT_BUG, NonFiniteLoss, PitError, Stopped
 from pit_jax.lengths import Clock, every, total_steps
 from pit_jax.meter import Meter
-from pit_jax.models import attention
+from pit_jax.models.transformer import attention_choice
 from pit_jax.parallel import mesh as meshes
 from pit_jax.validation import check_batch, check_names
 from pit_jax.weights import initial
@@ -79,6 +79,9 @@ def train(
     # ---- 4. Model, optimiser and their compiled steps --------------------------------
     task = tasks.build(pipeline.device_config(config, train_source))
     check_names(config, task.evaluations())
+    cost = task.flops()
+    with jax.set_mesh(mesh):
+        attends = attention_choice(config.model, cost.tokens)
     steps = step.build(task, config, mesh, clock)
     train_data = pipeline.Pipeline(
         train_reader, steps.batch_sharding, batch_size, config.data.workers
@@ -124,12 +127,11 @@ def train(
             run.write_status(state="running", exit_code=None, step=first, attempt=attempt)
             if newest is not None:
                 say(f"resumed at step {first} of {total}")
-        cost = task.flops()
         say(
             f"{label(config)}: {cost.tokens} tokens, {parameters:,} parameters,"
             f" {len(train_reader):,} training and {len(eval_reader):,} evaluation examples,"
             f" {total} steps of {batch_size} on {_devices(mesh)},"
-            f" attention {attention.choose(config.model.attention, cost.tokens)}"
+            f" attention {attends}"
         )
 
         # ---- 6. The loop --------------------------------------------------------------

@@ -1,82 +1,165 @@
-"""Attention: one function, several implementations, chosen by platform and length.
+"""Attention: one function, several implementations, chosen by platform, length and dtype.
 
 Every caller hands over queries, keys and values as (batch, length, heads, head size) and
 gets the same layout back. Scores and softmax are float32 whatever the inputs are.
 
     xla      two products and a softmax, left to the compiler; writes all scores
-    blocked  blocked.py: a block of scores at a time; for CPUs
+    blocked  blocked.py: a block of scores at a time; for CPUs, and for windows on GPUs
+    splash   splash.py: Pallas kernel for TPUs
+    cudnn    cuDNN's fused kernel, for bfloat16 and float16 on NVIDIA GPUs
 """
 
-import math
-from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
+from pit_jax.errors import ConfigError
 from pit_jax.models import blocked
-from pit_jax.parallel.mesh import BATCH_AXES, ambient_platform
+from pit_jax.models.mask import FULL, Mask
+from pit_jax.parallel import sequence
+from pit_jax.parallel.mesh import ambient_platform
 
-# On two CPU cores the blocked kernel is 1.6 times slower at 65 tokens and 2.3 (heads of 64)
-# to 4.8 times (heads of 16) faster at 1025, forward and backward.
-_BLOCKED_FROM = 128
+IMPLEMENTATIONS = ("xla", "blocked", "splash", "cudnn")
+_SPLASH_HEADS = (16, 128)  # smallest and largest head size the kernel is used with
+
+# From how many keys on the fused kernel is taken. On two CPU cores the blocked kernel is
+# 1.6 times slower at 65 tokens and 2.3 (heads of 64) to 4.8 times (heads of 16) faster at
+# 1025, forward and backward. On the others it is an assumption: 256² scores are small.
+_FUSED_FROM = {"cpu": 128, "gpu": 256, "tpu": 256}
 
 
-def choose(implementation: str, length: int) -> str:
-    """The implementation that "auto" stands for here, or the given one.
+def choose(
+    implementation: str,
+    keys: int,
+    head_size: int = 64,
+    dtype: jnp.dtype = jnp.float32,
+    mask: Mask = FULL,
+) -> str:
+    """The implementation that "auto" stands for here, or the given one if it can run.
 
     Args:
-      implementation: "auto", "xla" or "blocked".
-      length: number of keys.
+      implementation: "auto" or one of IMPLEMENTATIONS.
+      keys: number of keys.
+      head_size: D.
+      dtype: of queries, keys and values.
+      mask: what may be seen.
+
+    Raises:
+      ConfigError: if the given implementation cannot run here, saying why.
     """
+    platform = ambient_platform()
+    obstacles = {
+        "xla": "",
+        "blocked": "",
+        "splash": _splash_obstacle(platform, head_size),
+        "cudnn": _cudnn_obstacle(platform, head_size, dtype, mask),
+    }
     if implementation != "auto":
+        if obstacle := obstacles[implementation]:
+            raise ConfigError(
+                f"config.model.attention={implementation!r} cannot run here: {obstacle};"
+                " 'auto' picks one that can"
+            )
         return implementation
-    return "blocked" if ambient_platform() == "cpu" and length >= _BLOCKED_FROM else "xla"
+    if keys < _FUSED_FROM[platform]:
+        return "xla"
+    fused = {"cpu": ("blocked",), "gpu": ("cudnn", "blocked"), "tpu": ("splash", "xla")}
+    return next(name for name in fused[platform] if not obstacles[name])
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "auto") -> jax.Array:
-    """softmax(q kᵀ / √head size) v, for every head of every example.
+def _splash_obstacle(platform: str, head_size: int) -> str:
+    low, high = _SPLASH_HEADS
+    if platform != "tpu":
+        return f"it needs a TPU, and this runs on a {platform.upper()}"
+    if not low <= head_size <= high or head_size % 8:
+        return f"heads of {head_size} are not between {low} and {high} in steps of 8"
+    return ""
+
+
+def _cudnn_obstacle(platform: str, head_size: int, dtype: jnp.dtype, mask: Mask) -> str:
+    if platform != "gpu":
+        return f"it needs an NVIDIA GPU, and this runs on a {platform.upper()}"
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"it takes bfloat16 and float16, not {jnp.dtype(dtype).name}"
+    if head_size % 8 or head_size > 128:
+        return f"heads of {head_size} are not a multiple of 8 up to 128"
+    if mask.radius is not None:
+        return "a 2-D window would need a bias of length × length"
+    return ""
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    implementation: str = "auto",
+    mask: Mask = FULL,
+    exchange: str = "auto",
+) -> jax.Array:
+    """softmax(q kᵀ / √head size) v over the keys that `mask` lets each query see.
 
     Args:
-      q: (B, Lq, H, D) queries; Lq may be smaller than the number of keys.
+      q: (B, Lq, H, D) queries, those of the first Lq tokens; Lq may be smaller than Lk.
       k: (B, Lk, H, D) keys.
       v: (B, Lk, H, D) values.
       implementation: see `choose`.
+      mask: which key each query sees.
+      exchange: how tokens travel where the mesh splits them; see parallel/sequence.py.
 
     Returns:
       (B, Lq, H, D) in q's dtype.
     """
-    chosen = choose(implementation, k.shape[1])
+    chosen = choose(implementation, k.shape[1], q.shape[-1], q.dtype, mask)
     if chosen == "xla" or q.shape[1] == 1:  # one query: its scores are no larger than a key
-        return _xla(q, k, v)
-    if chosen == "blocked":
-        return _on_each_device(blocked.attention)(q, k, v)
-    raise ValueError(f"attention {chosen!r} is neither auto, xla nor blocked")
+        return _xla(q, k, v, mask)
+    if chosen == "splash" and sequence.ways() > 1 and not mask.dense:
+        if exchange == "gather":
+            raise ConfigError(
+                "config.model.exchange='gather' knows no windows and no causal order on TPUs:"
+                " write 'ulysses' or 'auto'"
+            )
+        exchange = "ulysses"  # the kernel's masks start at query 0
+    kernel = {"blocked": _blocked, "splash": _splash, "cudnn": _cudnn}[chosen]
+    n, rows, keys = sequence.ways(), q.shape[1], k.shape[1]
+    if keys % n:  # only where the trunk has not filled up already
+        mask = mask.of_length(keys)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, -x.shape[1] % n), (0, 0), (0, 0))) for x in (q, k, v))
+    return sequence.attend(functools.partial(kernel, mask), q, k, v, exchange)[:, :rows]
 
 
-def _xla(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def _xla(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
     scale = q.shape[-1] ** -0.5
     # Heads go in front of the length so that both products are plain batched matrix
     # products: jax.nn.dot_product_attention's own order takes 1.5 times as long on a CPU.
+    rows, columns = (jnp.arange(x.shape[1], dtype=jnp.int32) for x in (q, k))
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * scale, k, v))  # (B, H, L, D)
     scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+    if mask != FULL:
+        scores = jnp.where(mask.allowed(rows[:, None], columns[None, :]), scores, -1e30)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bhqk,bhkd->bhqd", weights, v).transpose(0, 2, 1, 3)  # (B, Lq, H, D)
 
 
-def _on_each_device(kernel: Callable) -> Callable:
-    """`kernel` on each device's own examples and heads: its loop is over both, and a loop
-    over a dimension that is split would gather it."""
+def _blocked(mask: Mask, q: jax.Array, k: jax.Array, v: jax.Array, first) -> jax.Array:
+    return blocked.attention(q, k, v, mask, first)
 
-    def call(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        mesh = jax.sharding.get_abstract_mesh()
-        if mesh.empty or mesh.size == 1:
-            return kernel(q, k, v)
-        ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-        batch = BATCH_AXES if q.shape[0] % ways == 0 else None
-        heads = "model" if q.shape[2] % mesh.shape["model"] == 0 else None
-        spec = PartitionSpec(batch, None, heads, None)
-        specs = {"in_specs": (spec,) * 3, "out_specs": spec, "check_vma": False}
-        return jax.shard_map(kernel, **specs)(q, k, v)
 
-    return call
+def _splash(mask: Mask, q: jax.Array, k: jax.Array, v: jax.Array, first) -> jax.Array:
+    from pit_jax.models import splash  # imports Pallas: a second that only TPUs need
+
+    del first  # 0, or the mask is dense
+    return splash.attention(q, k, v, mask)
+
+
+def _cudnn(mask: Mask, q: jax.Array, k: jax.Array, v: jax.Array, first) -> jax.Array:
+    if mask.causal and not isinstance(first, int):  # queries that start elsewhere
+        return blocked.attention(q, k, v, mask, first)
+    lengths = {}
+    if mask.length is not None and mask.length < k.shape[1]:
+        real = jnp.full(q.shape[0], mask.length, jnp.int32)
+        queries = jnp.full(q.shape[0], q.shape[1], jnp.int32)
+        lengths = {"query_seq_lengths": queries, "key_value_seq_lengths": real}
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=mask.causal, implementation="cudnn", **lengths
+    )

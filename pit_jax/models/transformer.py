@@ -10,14 +10,40 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pit_jax.models.attention import attention
-from pit_jax.parallel.mesh import constrain
+from pit_jax.models.attention import attention, choose
+from pit_jax.models.mask import FULL, Mask
+from pit_jax.parallel import sequence
+from pit_jax.parallel.mesh import ambient_platform, constrain
 
 REMAT_POLICIES = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The dtype of activations and matrix products; "auto" is bfloat16 on TPU and GPU."""
+    if name == "auto":
+        name = "float32" if ambient_platform() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def attention_choice(model, tokens: int) -> str:
+    """What attends under the ambient mesh, for people: "splash, ulysses over seq".
+
+    Args:
+      model: the config's group.
+      tokens: of a sequence.
+
+    Raises:
+      ConfigError: if the implementation that the config asks for cannot run here.
+    """
+    size, dtype = model.width // model.heads, compute_dtype(model.dtype)
+    chosen = choose(model.attention, tokens, size, dtype)
+    if sequence.ways() > 1:
+        chosen += f", {sequence.choose(model.heads, model.exchange)} over seq"
+    return chosen
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -61,6 +87,8 @@ class Block(nn.Module):
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
     attention: str = "auto"
+    exchange: str = "auto"
+    mask: Mask = FULL
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -94,7 +122,7 @@ class Block(nn.Module):
         if rows is not None:
             x, y = x[:, :rows], y[:, :rows]
         q = split_heads(dense(width, "query")(y))
-        y = attention(q, k, v, self.attention).reshape(x.shape)
+        y = attention(q, k, v, self.attention, self.mask, self.exchange).reshape(x.shape)
         x = x + branch(dense(width, "out")(y), "attention")
         y = gelu(dense(self.mlp, "up")(norm("norm2")(x)))
         y = constrain(y, "batch", "seq", "model")  # (B, L, mlp)
@@ -107,6 +135,8 @@ class Trunk(nn.Module):
     """`depth` blocks: (B, L, d) → (B, rows or L, d).
 
     The drop path rate grows linearly from 0 in the first layer to `drop_path` in the last.
+    Where the mesh splits tokens and their number does not divide, filling rows that nobody
+    sees are added behind them here, once, and dropped at the end.
     """
 
     depth: int
@@ -117,11 +147,17 @@ class Trunk(nn.Module):
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
     attention: str = "auto"
+    exchange: str = "auto"
+    mask: Mask = FULL
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, rows: int | None = None, train: bool = False) -> jax.Array:
+        length = x.shape[1]
+        filling = sequence.padded(length) - length
+        mask = self.mask.of_length(length) if filling else self.mask
+        x = constrain(jnp.pad(x, ((0, 0), (0, filling), (0, 0))), "batch", "seq", None)
         options = dict(
             heads=self.heads,
             mlp=self.mlp,
@@ -130,6 +166,8 @@ class Trunk(nn.Module):
             layer_scale=self.layer_scale,
             norm_eps=self.norm_eps,
             attention=self.attention,
+            exchange=self.exchange,
+            mask=mask,
             dtype=self.dtype,
         )
         rates = jnp.linspace(0, self.drop_path, self.depth, dtype=jnp.float32)
@@ -149,4 +187,5 @@ class Trunk(nn.Module):
                 length=self.depth - 1,
             )
             x, _ = scan(block(**options, name="blocks"), x, rates[:-1])
-        return block(**options, name="last")(x, rates[-1], rows, train)
+        x = block(**options, name="last")(x, rates[-1], rows, train)
+        return x[:, :length]

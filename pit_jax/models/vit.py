@@ -5,15 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from pit_jax.models.embed import Embed
-from pit_jax.models.transformer import Trunk
-from pit_jax.parallel.mesh import ambient_platform, constrain
-
-
-def compute_dtype(name: str) -> jnp.dtype:
-    """The dtype of activations and matrix products; "auto" is bfloat16 on TPU and GPU."""
-    if name == "auto":
-        name = "float32" if ambient_platform() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
+from pit_jax.models.transformer import Trunk, compute_dtype
+from pit_jax.parallel.mesh import constrain
 
 
 class ViT(nn.Module):
@@ -40,6 +33,7 @@ class ViT(nn.Module):
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
     attention: str = "auto"
+    exchange: str = "auto"
     remat: str = "none"
     dtype: str = "auto"
 
@@ -68,6 +62,7 @@ class ViT(nn.Module):
             layer_scale=self.layer_scale,
             norm_eps=self.norm_eps,
             attention=self.attention,
+            exchange=self.exchange,
             remat=self.remat,
             dtype=dtype,
             name="trunk",

@@ -10,6 +10,7 @@ from pit_jax.data.augmentation import augment, normalise
 from pit_jax.evals import accuracy
 from pit_jax.models import vit
 from pit_jax.perf import flops
+from pit_jax.tasks.program import Program
 
 TOP_K = 5
 
@@ -33,7 +34,8 @@ class Classification:
         """Parameters drawn from `key`."""
         data = self.config.data
         image = jnp.zeros((1, data.image_size, data.image_size, data.channels))
-        return self.model.init(key, image)["params"]
+        # Parameters do not depend on what attends; what cannot run here need not be asked.
+        return self.model.clone(attention="xla").init(key, image)["params"]
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a training batch."""
@@ -83,6 +85,45 @@ class Classification:
     def flops(self) -> flops.Flops:
         """Analytic cost of one image."""
         return flops.vit(self.config.model, self.config.data)
+
+    def steps(self, steps: Any) -> dict[str, Program]:
+        """What preflight compiles: the steps that the trainer runs.
+
+        Args:
+          steps: the jitted functions and their layout, as step.build makes them.
+        """
+        train_size = self.config.train.batch_size
+        eval_size = self.config.eval.batch_size or train_size
+        cost, state = self.flops(), steps.shapes
+        train, evaluate = (
+            jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=steps.batch_sharding),
+                batch,
+            )
+            for batch in (
+                self.batch_shapes(train_size),
+                self.batch_shapes(eval_size)
+                | {"mask": jax.ShapeDtypeStruct((eval_size,), jnp.float32)},
+            )
+        )
+        return {
+            "train": Program(
+                steps.train,
+                (state, train),
+                params=state.params,
+                optimizer=(state.opt_state, state.ema, state.step),
+                model_flops=cost.training * train_size,
+                recompute_flops=cost.recomputed * train_size,
+                trains=True,
+            ),
+            "eval": Program(
+                steps.evaluate,
+                (state.eval_params, evaluate),
+                params=state.eval_params,
+                optimizer=(state.opt_state, state.params if state.ema else (), state.step),
+                model_flops=cost.forward * eval_size,
+            ),
+        }
 
     def evaluations(self) -> dict[str, Any]:
         """Name → function(run, state) that yields metric names and values."""

@@ -15,6 +15,7 @@ PEAK_FLOPS = {
     "TPU v5e": 197e12,
     "TPU v5": 459e12,
     "TPU v6": 918e12,
+    "TPU7x": 1153.5e12,  # half a chip of 2307
     "A100": 312e12,
     "H100": 989e12,
     "H200": 989e12,
@@ -28,6 +29,7 @@ class Flops:
     forward: float  # what is computed here: the last block serves only the rows read
     forward_full: float  # as papers count: every row of every layer, no embedding, no head
     tokens: int
+    recomputed: float = 0.0  # what remat makes the backward pass compute once more
 
     @property
     def training(self) -> float:
@@ -54,7 +56,19 @@ def vit(model, data) -> Flops:
     embed = 2 * patches * model.patch**2 * data.channels * model.width
     head = 2 * model.width * data.num_classes
     computed = trunk(*shape, rows_read=1 if model.pool == "cls" else None)
-    return Flops(computed + embed * (model.embed == "linear") + head, trunk(*shape), tokens)
+    forward = computed + embed * (model.embed == "linear") + head
+    return Flops(forward, trunk(*shape), tokens, recomputed(*shape, remat=model.remat))
+
+
+def recomputed(tokens: int, width: int, mlp: int, depth: int, remat: str) -> float:
+    """FLOPs that rematerialisation adds to a training step, an image.
+
+    "full" computes every scanned block forward once more; the last block stands outside
+    the scan, where the compiler sees both copies and keeps one. "dots" keeps the matrix
+    products and recomputes only what costs next to nothing.
+    """
+    scanned = trunk(tokens, width, mlp, depth) * (depth - 1) / depth
+    return scanned if remat == "full" else 0.0
 
 
 def peak(device_kind: str) -> float | None:

@@ -1,7 +1,8 @@
 """Tasks: what is trained. The trainer asks for one by name and never which it is.
 
-A task offers `init`, `augment`, `loss`, `evaluate`, `batch_shapes`, `flops` and
-`evaluations`; classification.py says what each takes and returns.
+A task offers `init`, `augment`, `loss`, `evaluate`, `batch_shapes`, `flops`, `evaluations`
+and `steps`; classification.py says what each takes and returns. `steps` is what preflight
+compiles: {"train": Program, "eval": Program, ...}, whatever the task runs on its devices.
 """
 
 from typing import Any

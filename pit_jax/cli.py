@@ -59,6 +59,14 @@ def show(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(text(config))
 
 
+def preflight(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Compile a config's steps for a TPU topology that need not be here, and measure them."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: libtpu only compiles here
+    from pit_jax.perf import preflight_run
+
+    preflight_run.run(args, overrides)
+
+
 def weights(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Bring public weights in, or a run's weights out."""
     from pit_jax.parallel import processes
@@ -114,6 +122,17 @@ def parser() -> Parser:
     sub.add_argument("--step", type=int, help="the checkpoint; the newest by default")
     sub = verb("show", show)
     config(sub)
+    sub = verb("preflight", preflight)
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", metavar="FILE[:ARG]")
+    what.add_argument("--all", action="store_true", help="every config in configs/, as a table")
+    sub.add_argument("--topology", required=True, metavar="NAME", help="e.g. v5e-256")
+    sub.add_argument("--slices", type=int, default=1, metavar="N", help="of that topology")
+    sub.add_argument(
+        "--find-batch", action="store_true", help="find the largest batch, or what makes it fit"
+    )
+    sub.add_argument("--price-per-chip-hour", type=float, metavar="PRICE")
+    sub.add_argument("--json", metavar="OUT", help="also write what was found to this file")
     sub = verb("weights", weights)
     sub.add_argument("direction", choices=("import", "export"))
     sub.add_argument("source", help="import: .safetensors file or directory; export: run directory")
@@ -166,7 +185,7 @@ def _check_flags(words: Sequence[str]) -> None:
         is_override = word.lstrip("-").startswith(("config.", "noconfig."))
         is_value = before.startswith("--") and "=" not in before and not word.startswith("--")
         if not is_override and not is_value:
-            known = ("--config", "--workdir", "--profile", "--step")
+            known = ("--config", "--workdir", "--profile", "--step", "--topology", "--slices")
             near = difflib.get_close_matches(word.split("=")[0], known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"unexpected argument {word}{hint}")

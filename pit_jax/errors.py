@@ -26,6 +26,12 @@ class NonFiniteLoss(PitError):
     exit_code = 3
 
 
+class DoesNotFit(PitError):
+    """A step needs more memory than a chip has (exit code 4)."""
+
+    exit_code = 4
+
+
 class StorageError(PitError):
     """A file could not be written or read back intact (exit code 5)."""
 

@@ -66,6 +66,12 @@ def num_examples(data: Any, split: str) -> int | None:
     return known.splits.get(split) if known else None
 
 
+def native_shape(data: Any) -> tuple[int, int] | None:
+    """(H, W) of every image, if that is known without the data, else None."""
+    known = KNOWN.get(data.name.partition(":")[0])
+    return (known.side, known.side) if known and known.side else None
+
+
 class Digits(Source):
     """1797 scans of handwritten digits, 8×8, 16 grey levels; a fixed 360 are the test set."""
 

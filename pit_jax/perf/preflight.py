@@ -143,14 +143,14 @@ def measure(program: Program, mesh: jax.sharding.Mesh, topology: Topology) -> di
 
 
 def find_batch(
-    config: Any, topology: Topology, own: bool, say: Callable = print
+    config: Any, topology: Topology, own: dict[str, Any], say: Callable = print
 ) -> tuple[int, list[dict]]:
     """The largest training batch that fits, by doubling and bisection to an eighth.
 
     Args:
       config: a resolved config.
       topology: what to compile for.
-      own: whether the config's own batch fits.
+      own: what `measure` found for the config's own batch.
       say: called with one line about each trial.
 
     Returns:
@@ -163,33 +163,32 @@ def find_batch(
     parts = config.train.accumulate  # a part of the batch is never less than one image
     tried: list[dict] = []
 
-    def fits(images: int) -> bool:
-        return attempt({"train.batch_size": images * ways * parts})
-
     def attempt(changes: dict[str, Any]) -> bool:
         row = try_changes(config, topology, changes)
         tried.append(row)
         say(describe(row))
         return row["fits"]
 
-    start = max(1, config.train.batch_size // (ways * parts))
-    low, high = 0, None  # the largest that fits, the smallest that does not
-    if own:
-        low = start
-        while fits(2 * low):
-            low *= 2
-        high = 2 * low
-    else:
-        high = start
-        while high > 1 and not low:
-            if fits(high // 2):
-                low = high // 2
-            else:
-                high //= 2
+    def fits(images: int) -> bool:
+        return attempt({"train.batch_size": images * ways * parts})
+
+    start = config.train.batch_size // (ways * parts)
+    # The largest that fits and the smallest that does not, as far as they are known.
+    low, high = (start, math.inf) if own["fits"] else (0, start)
+    needs = own["hbm_peak_bytes"]
+    while not low and high > 1:
+        guess = min(high // 2, int(high * own["hbm_limit_bytes"] / needs))
+        if fits(max(guess, 1)):
+            low = max(guess, 1)
+        else:
+            high = max(guess, 1)
+            needs = tried[-1]["hbm_peak_bytes"] or needs
+    while low and 2 * low < high:
+        low, high = (2 * low, high) if fits(2 * low) else (low, 2 * low)
     while low and high - low > max(1, low // 8):
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    if not own:
+    if not own["fits"]:
         for changes in _remedies(config, dict(mesh.shape), topology.slices):
             attempt(changes)
     return low * parts, tried

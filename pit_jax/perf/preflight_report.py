@@ -16,11 +16,12 @@ def report(name: str, found: dict[str, Any]) -> str:
       found: what `preflight` returns.
     """
     mesh = " × ".join(f"{axis} {size}" for axis, size in found["mesh"].items())
+    plural = "" if found["chips"] == 1 else "s"
     several = f"{found['slices']} slices of " if found["slices"] > 1 else ""
     halves = f" ({found['devices']} devices)" if found["devices"] != found["chips"] else ""
     lines = [
         name,
-        f"  on {several}{found['topology']}, {found['chips']} chips{halves}, mesh {mesh}",
+        f"  on {several}{found['topology']}, {found['chips']} chip{plural}{halves}, mesh {mesh}",
     ]
     for step, result in found["steps"].items():
         lines += ["", *_step(step, result, "device" if halves else "chip")]
@@ -80,12 +81,12 @@ def _step(name: str, result: dict[str, Any], unit: str) -> list[str]:
     if result["temporaries_bytes"] is not None:
         lines.append(f"  temporaries in all      {size(result['temporaries_bytes']):>10}")
     if result["collectives"]:
-        lines.append(f"  collectives a step      {'bytes':>10}   count, of them in loops")
+        lines.append(f"  collectives a step          {'bytes':>10}   count, of them in loops")
         for found in result["collectives"]:
             group = f" of {found['group']}" if found["group"] else ""
             over = " between slices" if found["between"] == "slices" else group
             lines.append(
-                f"    {found['kind'] + over:22}{size(found['bytes']):>10}"
+                f"    {found['kind'] + over:26}{size(found['bytes']):>10}"
                 f"   {found['count']}, {found['in_loop']}"
             )
     elif result["temporaries_bytes"] is not None:

@@ -49,7 +49,7 @@ def _one(spec: str, where: Topology, args: Any, overrides: list[str]) -> dict[st
     config = configfile.load(spec, overrides)
     found = {"config": spec} | preflight.preflight(config, where, args.price_per_chip_hour, _say)
     if args.find_batch:
-        own = found["steps"]["train"]["fits"]
+        own = found["steps"]["train"]
         largest, tried = preflight.find_batch(config, where, own, _say)
         found |= {"largest_batch_per_chip": largest, "tried": tried}
     return found

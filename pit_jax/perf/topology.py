@@ -114,7 +114,7 @@ class Topology:
         Raises:
           ConfigError: if libtpu is not installed.
         """
-        if importlib.util.find_spec("libtpu") is None:
+        if not has_libtpu():
             raise ConfigError(
                 "preflight compiles with libtpu, which is not installed here:"
                 " pip install 'pit_jax[tpu]' (x86-64 Linux)"
@@ -159,6 +159,11 @@ class Topology:
         return Mesh(grid, meshes.AXES, axis_types=(AxisType.Auto,) * len(meshes.AXES))
 
 
+def has_libtpu() -> bool:
+    """Whether libtpu is installed; it exists for x86-64 Linux only."""
+    return importlib.util.find_spec("libtpu") is not None
+
+
 def find(name: str, slices: int = 1) -> Topology:
     """The topology that a name such as "v5e-256" stands for.
 
@@ -169,7 +174,7 @@ def find(name: str, slices: int = 1) -> Topology:
         raise ConfigError(f"--slices {slices}: one slice or more")
     generation, _, count = name.partition("-")
     chip = CHIPS.get(generation)
-    shape = chip.shapes.get(int(count)) if chip and count.isdigit() else None
+    shape = {str(n): s for n, s in chip.shapes.items()}.get(count) if chip else None
     if shape is None:
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""

@@ -1,0 +1,269 @@
+"""Compiling for TPUs that are not here: what fits, what it is said to cost, how it ends.
+
+The models are tiny, since compiling is all that is done with them.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from pit_jax import cli, validation
+from pit_jax.perf import preflight, topology
+
+pytest.importorskip("libtpu", reason="libtpu is not installed (x86-64 Linux only)")
+
+DIGITS = ["preflight", "--config", "configs/digits.py:pit"]
+SMALL = ["--config.model.width=128", "--config.model.depth=3"]
+
+
+@pytest.fixture(autouse=True)
+def no_cache():
+    """A cached program would hide what compiling says."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+
+
+@pytest.fixture
+def small(tiny):
+    tiny.model.update(width=128, depth=3)
+    return tiny
+
+
+def refused(capsys, *words: str) -> str:
+    """The one line on stderr of a command that ends with exit code 2."""
+    code = cli.run([*DIGITS, *words])
+    err = capsys.readouterr().err
+    assert code == 2
+    assert err.startswith("pit-jax: ")
+    assert err.count("\n") == 1, err
+    return err
+
+
+def train_step(config, name, slices=1):
+    """The compiled training step, as `measure` compiles it, and the mesh it is for."""
+    mesh = topology.find(name, slices).mesh(config.mesh)
+    programs, _ = preflight._programs(config, mesh)
+    with jax.set_mesh(mesh):
+        return programs["train"].function.lower(*programs["train"].arguments).compile()
+
+
+def test_a_config_that_fits(capsys, tmp_path):
+    words = ["--topology", "v5e-8", "--price-per-chip-hour", "1000", "--json"]
+    code = cli.run([*DIGITS, *SMALL, *words, str(tmp_path / "out.json")])
+    out = capsys.readouterr().out
+    assert code == 0
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert "train step: fits" in out
+    assert "eval step: fits" in out
+    assert re.search(r"all-reduce of 8 +[\d.]+ MiB +\d+", out)
+    assert "nothing was run" in out
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert {"schema", "topology", "chips", "mesh", "steps", "chip_hours", "cost"} <= set(found)
+    assert found["mesh"] == {"data": 8, "fsdp": 1, "seq": 1, "model": 1}
+    assert found["cost"] == pytest.approx(1000 * found["chip_hours"])
+    train = found["steps"]["train"]
+    assert train["fits"]
+    assert train["params_bytes"] == pytest.approx(4 * 605_000, rel=0.02)
+    assert train["optimizer_bytes"] == pytest.approx(2 * train["params_bytes"], rel=0.01)
+    split = train["params_bytes"] + train["optimizer_bytes"] + train["activations_bytes"]
+    assert split == train["hbm_peak_bytes"] < train["hbm_limit_bytes"] == 15.75 * 2**30
+    # Gradients of all parameters are added up over the chips, in bfloat16 at the least.
+    reduced = sum(c["bytes"] for c in train["collectives"] if c["kind"] == "all-reduce")
+    assert train["params_bytes"] / 2 <= reduced <= 1.1 * train["params_bytes"]
+    steps = 30 * 1437 / 64
+    hours = steps * train["estimate_step_s"] * 8 / 3600
+    assert hours < found["chip_hours"] < 1.2 * hours  # evaluations come on top
+
+
+def test_what_does_not_fit_ends_with_4_after_the_report(capsys, tmp_path):
+    words = ["--topology", "v5e-4", "--config.train.batch_size=4194304", "--json"]
+    code = cli.run([*DIGITS, *SMALL, *words, str(tmp_path / "out.json")])
+    out, err = capsys.readouterr()
+    assert code == 4
+    assert "train step: DOES NOT FIT" in out
+    assert re.search(r"pit-jax: the train step does not fit on v5e-4: \d+\.\d+ GiB of 15.75", err)
+    train = json.loads((tmp_path / "out.json").read_text())["steps"]["train"]
+    assert not train["fits"]
+    assert train["hbm_peak_bytes"] > train["hbm_limit_bytes"]
+    assert train["estimate_step_s"] is None
+
+
+@pytest.mark.parametrize(("edge", "own"), [(100, 64), (100, 4096), (1, 4096), (700, 3000)])
+def test_find_batch_brackets_the_edge_in_few_trials(resolved, monkeypatch, edge, own):
+    """With a chip that holds `edge` images and says how much more it would have needed."""
+
+    def measured(images: int) -> dict:
+        return {"fits": images <= edge, "hbm_peak_bytes": images, "hbm_limit_bytes": edge}
+
+    def pretend(config, where, changes):
+        images = changes.get("train.batch_size", 8 * own) // 8
+        return {"change": str(changes), "reason": "", **measured(images)}
+
+    monkeypatch.setattr(preflight, "try_changes", pretend)
+    resolved.train.batch_size = 8 * own
+    where = topology.find("v5e-8")
+    largest, tried = preflight.find_batch(resolved, where, measured(own), lambda line: None)
+    assert edge * 8 / 9 - 1 <= largest <= edge
+    assert sum("batch_size" in row["change"] for row in tried) <= 9
+    remedies = [row["change"] for row in tried if "batch_size" not in row["change"]]
+    assert bool(remedies) == (own > edge)
+    if remedies:
+        assert "model.remat" in remedies[0]
+        assert "mesh.fsdp" in remedies[1]
+        assert "mesh.seq" in remedies[-1]
+
+
+def test_not_even_one_image_fits(resolved, monkeypatch):
+    row = {"change": "", "fits": False, "hbm_peak_bytes": None, "reason": "never"}
+    monkeypatch.setattr(preflight, "try_changes", lambda *_: row)
+    own = {"fits": False, "hbm_peak_bytes": 3, "hbm_limit_bytes": 2}
+    resolved.train.batch_size = 64
+    where = topology.find("v5e-4")
+    assert preflight.find_batch(resolved, where, own, lambda line: None)[0] == 0
+
+
+@pytest.mark.slow
+def test_find_batch_finds_the_edge_and_what_helps(capsys, tmp_path):
+    words = ["--topology", "v5e-1", "--config.train.batch_size=32768", "--find-batch", "--json"]
+    code = cli.run([*DIGITS, *SMALL, *words, str(tmp_path / "out.json")])
+    out, err = capsys.readouterr()
+    assert code == 4  # the config as it stands still does not fit
+    found = json.loads((tmp_path / "out.json").read_text())
+    largest = found["largest_batch_per_chip"]
+    batches = {
+        int(row["change"].partition("train.batch_size=")[2]): row["fits"]
+        for row in found["tried"]
+        if "train.batch_size" in row["change"]
+    }
+    assert batches[largest]
+    above = min(size for size, fits in {**batches, 32768: False}.items() if not fits)
+    assert largest < above <= largest * 9 / 8
+    remat = next(row for row in found["tried"] if row["change"] == "--config.model.remat=full")
+    assert remat["hbm_peak_bytes"] < found["steps"]["train"]["hbm_peak_bytes"]
+    assert f"largest training batch: {largest} images a chip" in out
+    assert "--config.model.remat=full: " in err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--topology", "v5e-7"], "there is no topology 'v5e-7'"),
+        (["--topology", "v5e-8", "--config.mesh.fsdp=3"], "does not multiply to the 8 device(s)"),
+        (["--topology", "v5e-16"], "config.train.batch_size = 60 does not divide"),
+        (["--topology", "v5e-8", "--slices", "0"], "--slices 0: one slice or more"),
+        (["--topology", "v5e-8", "--price-per-chip-hour", "-1"], "a price is 0 or more"),
+        (["--topology", "v5e-8", "--json", "none/x.json"], "there is no directory none"),
+        (["--all", "--topology", "v5e-8"], "--all: not allowed with argument --config"),
+        ([], "required: --topology"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, words, sentence):
+    batch = ["--config.train.batch_size=60"] if "v5e-16" in words else []
+    assert sentence in refused(capsys, *words, *batch)
+
+
+def test_without_libtpu_the_extra_is_named(capsys, monkeypatch):
+    monkeypatch.setattr(topology, "has_libtpu", lambda: False)
+    assert "pip install 'pit_jax[tpu]'" in refused(capsys, "--topology", "v5e-8")
+
+
+@pytest.mark.parametrize("name", ["v4-8", "v5p-8", "v6e-4", "tpu7x-8"])
+def test_every_generation_compiles(small, name):
+    where = topology.find(name)
+    config = validation.resolve(small)
+    mesh = where.mesh(config.mesh)
+    programs, _ = preflight._programs(config, mesh)
+    result = preflight.measure(programs["eval"], mesh, where)
+    assert result["fits"]
+    assert result["hbm_limit_bytes"] == where.chip.hbm_limit
+    assert 0 < result["estimate_step_s"] < 1e-3
+
+
+def test_fsdp_gathers_the_weights_of_one_layer_at_a_time(small):
+    small.model.depth = 5
+    small.mesh.update(data=1, fsdp=-1)
+    compiled = train_step(validation.resolve(small), "v5e-8")
+    up = 128 * 512  # the MLP's first product, the largest weight of a layer
+    gathered = [
+        [int(n) for n in re.search(r" = \w+\[([\d,]*)\]", line)[1].split(",")]
+        for line in compiled.as_text().splitlines()
+        if re.search(r" = \w+\[[\d,]+\]\S* all-gather\(", line) and "/while/body/" in line
+    ]
+    sizes = [jax.numpy.prod(jax.numpy.array(shape)) for shape in gathered]
+    assert up in sizes  # whole, inside the loop over layers
+    assert max(sizes) == up  # and never four layers of it at once
+    found = preflight.collectives.parse(compiled.as_text())
+    gathers = [c for c in found if c.kind == "all-gather"]
+    assert sum(c.in_loop for c in gathers) >= 4 * 6  # six weights, in each of four layers
+    assert any(c.kind == "reduce-scatter" for c in found)
+
+
+def test_two_slices_add_up_gradients_over_the_network(small):
+    config = validation.resolve(small)
+    found = preflight.collectives.parse(train_step(config, "v5e-4", slices=2).as_text())
+    assert any(c.between == "slices" and c.kind == "all-reduce" for c in found)
+
+
+def test_tensor_parallel_splits_the_parameters(small):
+    where = topology.find("v5e-4")
+    small.mesh.update(data=2, model=2)
+    config = validation.resolve(small)
+    mesh = where.mesh(config.mesh)
+    programs, _ = preflight._programs(config, mesh)
+    split = preflight.measure(programs["train"], mesh, where)
+    whole = sum(4 * x.size for x in jax.tree.leaves(programs["train"].params))
+    assert split["params_bytes"] == pytest.approx(whole / 2, rel=0.05)
+    assert {c["group"] for c in split["collectives"]} >= {2}
+
+
+def test_evaluation_counts_the_state_that_stays_on_the_chip(small):
+    small.optim.ema = 0.99
+    found = preflight.preflight(
+        validation.resolve(small), topology.find("v5e-4"), say=lambda line: None
+    )
+    train, evaluate = found["steps"]["train"], found["steps"]["eval"]
+    # Two moments and the moving average; evaluated is the average, beside the parameters.
+    assert evaluate["params_bytes"] == train["params_bytes"]
+    assert evaluate["optimizer_bytes"] == train["optimizer_bytes"]
+    assert evaluate["hbm_peak_bytes"] >= 4 * train["params_bytes"]
+
+
+def test_all_gives_a_row_to_every_config(capsys, tmp_path, monkeypatch):
+    text = pathlib.Path("configs/digits.py").read_text()
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "good.py").write_text(text)
+    (tmp_path / "configs" / "odd.py").write_text(text.replace("batch_size=64", "batch_size=63"))
+    monkeypatch.chdir(tmp_path)
+    code = cli.run(["preflight", "--all", "--topology", "v5e-4", "--json", "all.json"])
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert re.search(r"good.py +64 +0.0\d +0.0\d +15.75", out)
+    assert re.search(r"odd.py +config.train.batch_size = 63 does not divide", out)
+    assert "1 of 2 configs were refused" in err
+    rows = json.loads((tmp_path / "all.json").read_text())["configs"]
+    assert rows[0]["steps"]["train"]["fits"]
+    assert "does not divide" in rows[1]["error"]
+
+
+def test_two_at_once(tmp_path):
+    command = [sys.executable, "-m", "pit_jax.cli", *DIGITS, "--topology", "v5e-4"]
+    command += ["--config.model.depth=1"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "ALLOW_"))}
+    running = [
+        subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment) for _ in "12"
+    ]
+    for process in running:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert "train step: fits" in out
+        # libtpu's own lines about a TPU that it does not find would drown ours
+        assert err.splitlines() == [f"compiling the {s} step for v5e-4" for s in ("train", "eval")]

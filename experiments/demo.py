@@ -26,13 +26,14 @@ CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
 
 def main(workdir: Path, seeds: list[int], output: Path | None) -> None:
     """Trains both models afresh for every seed, prints the table and draws the picture."""
-    from pit_jax import checkpoint, configfile, rundir
+    from pit_jax import checkpoint, configfile, rundir, validation
     from pit_jax.config import label
     from pit_jax.models.vit import num_tokens
     from pit_jax.parallel import processes
     from pit_jax.study import pictures, tables
 
-    processes.start(heartbeat_s=100)
+    devices = validation.cpu_devices(configfile.load(str(CONFIG)))
+    processes.start(heartbeat_s=100, cpu_devices=devices)
     from pit_jax.train import train
 
     shown: dict[str, rundir.RunDir] = {}  # the first seed's runs, for the picture

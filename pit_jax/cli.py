@@ -24,12 +24,13 @@ class Parser(argparse.ArgumentParser):
 
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train a config; goes on by itself where the work directory holds an earlier start."""
-    from pit_jax import configfile
+    from pit_jax import configfile, validation
     from pit_jax.parallel import processes
 
     profile = _profile(args.profile)
     config = configfile.load(args.config, overrides)
-    processes.start(config.launch.heartbeat_s, config.train.deterministic)
+    heartbeat_s, deterministic = config.launch.heartbeat_s, config.train.deterministic
+    processes.start(heartbeat_s, deterministic, validation.cpu_devices(config))
     from pit_jax.train import train as run
 
     run(config, args.workdir, profile)
@@ -37,11 +38,12 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Run every evaluation of a run's task on a checkpoint."""
-    from pit_jax import configfile, rundir
+    from pit_jax import configfile, rundir, validation
     from pit_jax.parallel import processes
 
     config = configfile.override(rundir.RunDir(args.workdir).config(), overrides)
-    processes.start(config.launch.heartbeat_s, config.train.deterministic)
+    heartbeat_s, deterministic = config.launch.heartbeat_s, config.train.deterministic
+    processes.start(heartbeat_s, deterministic, validation.cpu_devices(config))
     from pit_jax.evaluate import evaluate as run
 
     for name, value in run(config, args.workdir, args.step).items():
@@ -65,6 +67,23 @@ def preflight(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from pit_jax.perf import preflight_run
 
     preflight_run.run(args, overrides)
+
+
+def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Measure the training step on this machine, alone or against PyTorch."""
+    import json
+
+    from pit_jax.perf import bench
+
+    if args.steps < 2:
+        raise ConfigError(f"--steps {args.steps}: at least 2")
+    if args.json:
+        _check_writable(args.json)
+    result = bench.main(args.config, overrides, args.against, args.steps)
+    print(bench.report(result))
+    if args.json:
+        with open(args.json, "w") as file:
+            file.write(json.dumps(result, indent=1) + "\n")
 
 
 def weights(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -133,6 +152,13 @@ def parser() -> Parser:
     )
     sub.add_argument("--price-per-chip-hour", type=float, metavar="PRICE")
     sub.add_argument("--json", metavar="OUT", help="also write what was found to this file")
+    sub = verb("bench", bench)
+    config(sub)
+    sub.add_argument("--against", choices=("torch",), help="alternate with the same in PyTorch")
+    sub.add_argument(
+        "--steps", type=int, default=10, metavar="N", help="steps, or half seconds of them"
+    )
+    sub.add_argument("--json", metavar="OUT", help="also write the result there")
     sub = verb("weights", weights)
     sub.add_argument("direction", choices=("import", "export"))
     sub.add_argument("source", help="import: .safetensors file or directory; export: run directory")
@@ -189,6 +215,13 @@ def _check_flags(words: Sequence[str]) -> None:
             near = difflib.get_close_matches(word.split("=")[0], known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"unexpected argument {word}{hint}")
+
+
+def _check_writable(path: str) -> None:
+    """Refuses a file that cannot be written, before anything is measured for it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder) or os.path.isdir(path) or not os.access(folder, os.W_OK):
+        raise ConfigError(f"--json {path} cannot be written")
 
 
 def _no_overrides(words: Sequence[str]) -> None:

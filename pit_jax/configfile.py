@@ -7,11 +7,11 @@ expect, in any order; its errors are turned into one line that names the field.
 
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Sequence
 
 from absl import flags
-from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from pit_jax.config import FIELDS, assign, base, flatten
@@ -33,7 +33,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
       ConfigError: for whatever does not exist, does not parse or does not fit together.
     """
     if spec.endswith(".json"):
-        config = from_json(_read(epath.Path(spec)))
+        config = from_json(_read(spec))
     else:
         config = _from_python(spec)
     return resolve(override(config, overrides))
@@ -85,7 +85,7 @@ def _from_python(spec: str) -> ConfigDict:
     path = path if path.endswith(".py") else f"{path}.py"
     if not spec.endswith(".py") and not argument:
         raise ConfigError(f"config {spec!r}: write FILE.py, FILE.py:ARGUMENT or config.json")
-    if not epath.Path(path).is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f"there is no config file {path}")
     module_spec = importlib.util.spec_from_file_location("pit_jax_config", path)
     module = importlib.util.module_from_spec(module_spec)
@@ -100,9 +100,11 @@ def _from_python(spec: str) -> ConfigDict:
         raise ConfigError(f"{spec}: {type(error).__name__}: {_one_line(error)}") from None
 
 
-def _read(path: epath.Path) -> str:
+def _read(path: str) -> str:
+    from etils import epath  # knows gs://; a config in Python needs none of it
+
     try:
-        return path.read_text()
+        return epath.Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path} cannot be read: {_one_line(error)}") from None
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from pit_jax.config import FIELDS, assign, base, flatten
 from pit_jax.errors import ConfigError
 from pit_jax.lengths import Length
+from pit_jax.parallel import processes
 
 
 def unknown_field(name: str) -> ConfigError:
@@ -181,6 +182,23 @@ def _check_together(c: ConfigDict) -> None:
     require(not (c.init_from and c.resume), "give config.init_from or config.resume, not both")
 
 
+def _batches(c: ConfigDict) -> dict[str, int]:
+    """What one pass through the model holds, by the field that says so."""
+    return {
+        "train.batch_size": c.train.batch_size // c.train.accumulate,
+        "eval.batch_size": c.eval.batch_size or c.train.batch_size,
+    }
+
+
+def cpu_devices(c: ConfigDict) -> int:
+    """As how many devices the cores of a machine without accelerators serve this run best.
+
+    One a core is faster than one that splits every product over the cores, as long as the
+    mesh is left open, or asks for so many, and the batches divide.
+    """
+    return processes.cpu_devices(c.mesh, tuple(_batches(c).values()))
+
+
 def check_batch(c: ConfigDict, mesh_sizes: dict[str, int]) -> None:
     """Refuses a batch that the mesh cannot share out; called where devices are known.
 
@@ -188,10 +206,7 @@ def check_batch(c: ConfigDict, mesh_sizes: dict[str, int]) -> None:
       ConfigError: if a micro-batch does not divide over data × fsdp.
     """
     ways = mesh_sizes["data"] * mesh_sizes["fsdp"]
-    for name, size in (
-        ("train.batch_size", c.train.batch_size // c.train.accumulate),
-        ("eval.batch_size", c.eval.batch_size or c.train.batch_size),
-    ):
+    for name, size in _batches(c).items():
         if size % ways:
             part = f" / accumulate={c.train.accumulate}" if c.train.accumulate > 1 else ""
             raise ConfigError(

@@ -11,10 +11,10 @@ ROOT = pathlib.Path(__file__).parent.parent / "pit_jax"
 ORDER = [
     {"errors", "__init__", "__version__"},
     {"lengths", "config"},
+    {"parallel"},
     {"validation", "models.sizes"},
     {"configfile"},
     {"rundir"},
-    {"parallel"},
     {"models", "perf.flops"},
     {"data", "metrics", "meter"},
     {"evals"},

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,9 +44,6 @@ def augment(
       Normalised images (B, H, W, C) float32 and targets (B, num_classes) float32, one-hot
       or mixed from two; labels are not smoothed here.
     """
-    chex.assert_rank([images, labels], [4, 1])
-    chex.assert_type([images, labels], [jnp.uint8, int])
-    chex.assert_equal_shape_prefix([images, labels], 1)
     images = images.astype(jnp.float32)
     targets = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
     if options.crop != "none" or options.grayscale or any(options.jitter) or options.flip:
@@ -202,7 +198,6 @@ def gray(image: jax.Array) -> jax.Array:
     """
     if image.shape[-1] == 1:
         return image
-    chex.assert_axis_dimension(image, -1, 3)
     red, green, blue = (image[..., c : c + 1] for c in range(3))
     # PIL's fixed point. Below 2²⁴, so float32 is exact and halves fall the same way.
     luma = (19595 * red + 38470 * green + 7471 * blue) / 65536
@@ -221,7 +216,6 @@ def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
 
 def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
     """Blends with the grayscale image (PIL ImageEnhance.Color); 3 channels."""
-    chex.assert_axis_dimension(image, -1, 3)
     return _blend(gray(image), image, factor)
 
 
@@ -231,7 +225,6 @@ def adjust_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     Exact, as colorsys. PIL holds H, S and V in 8 bits each, so torchvision on PIL images
     differs from this by about 1 grey level on average and up to 15 on pure noise.
     """
-    chex.assert_axis_dimension(image, -1, 3)
     red, green, blue = (image[..., c] for c in range(3))
     value = image.max(-1)
     chroma = value - image.min(-1)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 from absl import flags
@@ -151,6 +152,9 @@ def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
 
 def to_devices(batch: dict[str, np.ndarray], rows: np.ndarray, sharding: NamedSharding, size: int):
     """Puts one process's rows where they belong in the global batch of `size` examples."""
+    chex.assert_rank([batch["image"], batch["label"]], [4, 1])
+    chex.assert_type([batch["image"], batch["label"]], [np.uint8, int])
+    chex.assert_equal_shape_prefix(list(batch.values()), 1)
 
     def put(values: np.ndarray) -> jax.Array:
         def part(index: tuple[slice, ...]) -> np.ndarray:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from pit_jax.models.attention import attention, choose
 from pit_jax.models.mask import FULL, Mask
+from pit_jax.models.pointwise import LayerNorm, gelu
 from pit_jax.parallel import sequence
 from pit_jax.parallel.mesh import ambient_platform, constrain
 
@@ -44,11 +45,6 @@ def attention_choice(model, tokens: int) -> str:
     if sequence.ways() > 1:
         chosen += f", {sequence.choose(model.heads, model.exchange)} over seq"
     return chosen
-
-
-def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, x·Φ(x). Written out: half the CPU time of jax.nn.gelu's erfc form."""
-    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
 def drop_path(x: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
@@ -101,8 +97,8 @@ class Block(nn.Module):
             init = nn.initializers.xavier_uniform()
             return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
 
-        def norm(name: str) -> nn.LayerNorm:
-            return nn.LayerNorm(self.norm_eps, dtype=self.dtype, name=name)
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(self.norm_eps, self.dtype, name=name)
 
         def branch(y: jax.Array, name: str) -> jax.Array:
             y = nn.Dropout(self.dropout, deterministic=not train)(y)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from pit_jax.models.embed import Embed
+from pit_jax.models.pointwise import LayerNorm
 from pit_jax.models.transformer import Trunk, compute_dtype
 from pit_jax.parallel.mesh import constrain
 
@@ -67,7 +68,7 @@ class ViT(nn.Module):
             dtype=dtype,
             name="trunk",
         )(x, 1 if self.pool == "cls" else None, train)
-        x = nn.LayerNorm(self.norm_eps, dtype=dtype, name="norm")(x)
+        x = LayerNorm(self.norm_eps, dtype, name="norm")(x)
         x = x.mean(axis=1, dtype=jnp.float32)  # (B, d); [CLS] pooling has one row
         init = nn.initializers.truncated_normal(0.02)
         head = nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=init, name="head")

@@ -6,11 +6,16 @@ JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by themselves on Cloud TPU, Slurm and O
 
 import glob
 import logging
+import math
 import os
+from collections.abc import Mapping, Sequence
 
 from pit_jax.errors import ConfigError
 
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+# Every device holds its own copy of the parameters, so a large machine does not get more.
+_MOST_CPU_DEVICES = 8
 
 
 def has_tpu() -> bool:
@@ -32,12 +37,33 @@ def choose_platform() -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
-def start(heartbeat_s: int, deterministic: bool = False) -> None:
+def cpu_devices(mesh: Mapping[str, int], batches: Sequence[int]) -> int:
+    """The most devices, up to one a core and `_MOST_CPU_DEVICES`, that a mesh can use.
+
+    Args:
+      mesh: the four axes' sizes, -1 for what is left.
+      batches: sizes that must divide over data × fsdp.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    given = math.prod(n for n in mesh.values() if n != -1)
+    if -1 not in mesh.values():
+        return given if given <= cores else 1  # too many: left to be refused
+    for count in range(min(cores, _MOST_CPU_DEVICES), 1, -1):
+        left = count // given
+        ways = math.prod(left if mesh[axis] == -1 else mesh[axis] for axis in ("data", "fsdp"))
+        if count % given == 0 and not any(batch % ways for batch in batches):
+            return count
+    return 1
+
+
+def start(heartbeat_s: int, deterministic: bool = False, cpu_devices: int = 1) -> None:
     """Sets JAX up for this run and joins the other processes, if there are any.
 
     Args:
       heartbeat_s: after so long without a sign of life a process counts as dead.
       deterministic: asks GPUs for the same bits every time.
+      cpu_devices: devices that the cores serve as where there is no accelerator and
+        XLA_FLAGS does not say; each runs its products on one thread.
 
     Raises:
       ConfigError: if the three variables are incomplete.
@@ -48,13 +74,19 @@ def start(heartbeat_s: int, deterministic: bool = False) -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
 
     _silence_orbax()
+    flags = os.environ.get("XLA_FLAGS", "")
+    alone = os.environ.get("JAX_PLATFORMS") == "cpu" and not _given()
+    if alone and cpu_devices > 1 and "xla_force_host_platform_device_count" not in flags:
+        # Read when JAX first starts a device, not when it is imported.
+        count = f"--xla_force_host_platform_device_count={cpu_devices}"
+        os.environ["XLA_FLAGS"] = f"{flags} {count} --xla_cpu_multi_thread_eigen=false"
 
     import jax
 
     cache = os.path.join(os.path.expanduser("~"), ".cache", "pit_jax", "compiled")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", cache)
-    given = [name for name in _VARIABLES if os.environ.get(name)]
+    given = _given()
     if given and len(given) < len(_VARIABLES) and given != ["JAX_COORDINATOR_ADDRESS"]:
         missing = ", ".join(name for name in _VARIABLES if name not in given)
         raise ConfigError(f"{given[0]} is set, but not {missing}")
@@ -80,6 +112,10 @@ def start(heartbeat_s: int, deterministic: bool = False) -> None:
         if os.environ.get("JAX_PLATFORMS") == "cpu":
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_s, **options)
+
+
+def _given() -> list[str]:
+    return [name for name in _VARIABLES if os.environ.get(name)]
 
 
 def _silence_orbax() -> None:

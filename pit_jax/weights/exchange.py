@@ -10,7 +10,7 @@ from pit_jax import checkpoint, configfile, rundir, tasks
 from pit_jax.config import assign, base, flatten
 from pit_jax.errors import ConfigError
 from pit_jax.validation import resolve
-from pit_jax.weights import huggingface, initial, load, tensors
+from pit_jax.weights import huggingface, huggingface_directory, initial, load, tensors
 
 
 def export_weights(
@@ -31,7 +31,7 @@ def export_weights(
     step = saved.newest_intact(report, repair=False)
     params = saved.read_weights(step)
     if layout == "huggingface":
-        huggingface.write(target, params, config.model, config.data)
+        huggingface_directory.write(target, params, config.model, config.data)
     else:
         tensors.write(target, tensors.flatten(params), _model_fields(config))
     report(f"weights of step {step} written to {target}")
@@ -56,11 +56,11 @@ def import_weights(
     if spec:
         config = configfile.load(spec)
         if root.is_dir():
-            initial.check_fields(source, huggingface.fields(root), config)
+            initial.check_fields(source, huggingface_directory.fields(root), config)
     elif root.is_dir():
         config = base()
         config.train.steps = 1
-        for name, value in huggingface.fields(root).items():
+        for name, value in huggingface_directory.fields(root).items():
             assign(config, name, value)
         config = resolve(config)
     else:

@@ -11,7 +11,7 @@ from pit_jax.config import flatten
 from pit_jax.errors import ConfigError
 from pit_jax.rundir import RunDir
 from pit_jax.state import State
-from pit_jax.weights import huggingface, load, tensors
+from pit_jax.weights import huggingface, huggingface_directory, load, tensors
 
 
 def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
@@ -59,7 +59,7 @@ def read_weights(path: str, config: Any) -> dict:
     if not source.exists():
         raise ConfigError(f"config.init_from={path} does not exist")
     if source.is_dir():  # as Hugging Face writes it
-        check_fields(path, huggingface.fields(source), config)
+        check_fields(path, huggingface_directory.fields(source), config)
         source = source / "model.safetensors"
     found, fields = tensors.read(source)
     if fields is None:

@@ -120,7 +120,7 @@ def test_a_mesh_changes_nothing(layout):
 
 
 def test_what_cannot_run_here_says_why():
-    with pytest.raises(ConfigError, match="'splash' cannot run here: it needs a TPU, .* on a CPU"):
+    with pytest.raises(ConfigError, match=r"'splash' cannot run here: it needs a TPU, .* on a CPU"):
         attention.choose("splash", 1025)
     with pytest.raises(ConfigError, match="'cudnn' cannot run here: it needs an NVIDIA GPU"):
         attention.choose("cudnn", 1025)
@@ -167,7 +167,8 @@ def test_splash_fills_up_little(length, expected):
     assert splash.padded(length) == expected
     for n in range(1, 60000, 997):
         filled, block = splash.padded(n)
-        assert filled % block == 0 and n <= filled < max(n + 1024, 1.1 * n + 128)
+        assert filled % block == 0
+        assert n <= filled < max(n + 1024, 1.1 * n + 128)
 
 
 def test_auto_is_blocked_for_long_sequences_on_a_cpu():

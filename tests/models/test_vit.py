@@ -195,14 +195,6 @@ def test_bfloat16_stays_near_float32():
     assert not np.array_equal(rough, exact)
 
 
-def test_gelu_is_the_exact_one():
-    from scipy.special import erf
-
-    x = np.linspace(-6, 6, 101)
-    expected = 0.5 * x * (1 + erf(x / np.sqrt(2)))
-    np.testing.assert_allclose(transformer.gelu(jnp.asarray(x)), expected, atol=1e-6)
-
-
 def test_drop_path_keeps_whole_examples_and_the_mean():
     kept = transformer.drop_path(jnp.ones((4000, 3, 2)), jnp.float32(0.25), jax.random.key(0))
     per_example = np.asarray(kept)[:, 0, 0]

@@ -14,7 +14,7 @@ from pit_jax.config import flatten
 from pit_jax.errors import ConfigError, StorageError
 from pit_jax.models import vit
 from pit_jax.models.embed import sincos2d
-from pit_jax.weights import huggingface, tensors
+from pit_jax.weights import huggingface, huggingface_directory, tensors
 
 CASES = [
     {"patch": 1},
@@ -187,16 +187,16 @@ def test_patch_positions_of_another_size_are_refused_too(make):
 
 def test_fields_are_those_of_the_config_json_that_was_written(make, tmp_path):
     config = make(patch=2, channels=1, norm_eps=1e-12)
-    huggingface.write(tmp_path, our_weights(config), config.model, config.data)
+    huggingface_directory.write(tmp_path, our_weights(config), config.model, config.data)
     flat = flatten(config)
-    found = huggingface.fields(tmp_path)
+    found = huggingface_directory.fields(tmp_path)
     assert found == {name: flat[name] for name in found}
     assert {"model.heads", "model.norm_eps", "data.num_classes"} < set(found)
 
 
 def test_what_config_json_leaves_out_has_the_defaults_of_transformers(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit", "image_size": [32, 32]}')
-    found = huggingface.fields(tmp_path)
+    found = huggingface_directory.fields(tmp_path)
     assert (found["model.patch"], found["model.norm_eps"]) == (16, 1e-12)
     assert (found["data.image_size"], found["data.num_classes"]) == (32, 2)
 
@@ -214,14 +214,14 @@ def test_what_config_json_leaves_out_has_the_defaults_of_transformers(tmp_path):
 def test_a_config_json_of_another_kind_of_model_is_refused(tmp_path, content, sentence):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=re.escape(sentence)):
-        huggingface.fields(tmp_path)
+        huggingface_directory.fields(tmp_path)
 
 
 def test_a_directory_that_cannot_be_written_is_one_line(make, tmp_path):
     config = make(patch=2)
     (tmp_path / "config.json").mkdir()
     with pytest.raises(StorageError, match=r"config\.json could not be written"):
-        huggingface.write(tmp_path, our_weights(config), config.model, config.data)
+        huggingface_directory.write(tmp_path, our_weights(config), config.model, config.data)
 
 
 # With PyTorch ---------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def test_export_is_loaded_and_gives_the_same_logits(make, case, tmp_path):
     import transformers
 
     params, images = our_weights(config), pictures(config)
-    huggingface.write(tmp_path, params, config.model, config.data)
+    huggingface_directory.write(tmp_path, params, config.model, config.data)
     theirs, info = transformers.ViTForImageClassification.from_pretrained(
         tmp_path, output_loading_info=True
     )
@@ -337,12 +337,12 @@ def test_a_saved_directory_is_imported_and_exported(make, tmp_path):
     import transformers
 
     theirs.save_pretrained(tmp_path / "theirs")
-    fields = huggingface.fields(tmp_path / "theirs")
+    fields = huggingface_directory.fields(tmp_path / "theirs")
     flat = flatten(config)
     assert fields == {name: flat[name] for name in fields}
     found, _ = tensors.read(tmp_path / "theirs" / "model.safetensors")
     params = huggingface.from_huggingface(found, config.model, config.data)
-    huggingface.write(tmp_path / "again", params, config.model, config.data)
+    huggingface_directory.write(tmp_path / "again", params, config.model, config.data)
     again, _ = tensors.read(tmp_path / "again" / "model.safetensors")
     assert_same(again, found)
     model = transformers.ViTForImageClassification.from_pretrained(tmp_path / "again").eval()

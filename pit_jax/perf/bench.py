@@ -1,0 +1,246 @@
+"""`pit-jax bench`: how fast the trainer's own step is, alone or side by side with PyTorch."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pit_jax import configfile
+from pit_jax.config import label
+from pit_jax.errors import ConfigError, PitError
+from pit_jax.perf import flops
+from pit_jax.perf.worker import Worker
+
+SCHEMA = 1
+_EQUAL = 1e-4  # of the largest logit, and of the loss
+_TURN_S = 0.5  # a turn runs one step, or as many as fit into this time
+_OURS, _TORCH = "pit_jax.perf.bench_ours", "pit_jax.perf.bench_torch"
+
+
+class Unequal(PitError):
+    """The two sides do not compute the same: a bug, and no time of theirs means anything."""
+
+    exit_code = 1
+
+
+def bench(config: Any, against: str | None = None, turns: int = 10) -> dict[str, Any]:
+    """Measures one training step on this machine.
+
+    Args:
+      config: a resolved config.
+      against: "torch" to alternate with the same model in PyTorch, or None.
+      turns: how often each side is asked; a turn is one step, or half a second of them.
+
+    Returns:
+      The contract's JSON. Times in seconds, medians over steps; `step_s_iqr` is the
+      distance between the quartiles; rates in FLOP/s count the operations each side
+      computes, of which ours needs fewer: no more of the last block than is read.
+
+    Raises:
+      ConfigError: if the config cannot run here, or PyTorch is missing.
+      Unequal: if logits or loss of the two differ by more than 1e-4.
+    """
+    if against:
+        _check_torch(config)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        start = {"config": configfile.to_json(config), "cache": f"{folder}/cache"}
+        arrays = f"{folder}/arrays.npz"
+        with Worker(_OURS) as cold:
+            _say("compiling")
+            cold.ask("start", **start)
+            compile_cold = cold.ask("compile_step")
+            if against:
+                cold.ask("export", path=arrays)
+        sides, theirs = {}, None
+        if against:
+            theirs = _torch_arguments(config, arrays)
+            difference = _differences(theirs, folder)
+            sides["torch"] = stack.enter_context(Worker(_TORCH))
+            torch_facts = sides["torch"].ask("start", **theirs)
+        # A process of its own for the timing: its memory holds no compilation.
+        ours = sides["ours"] = stack.enter_context(Worker(_OURS))
+        facts = ours.ask("start", **start)
+        compile_warm = ours.ask("compile_step")
+        ours.ask("prepare")
+        times = _alternate(sides, turns)
+        peak_bytes = {name: side.ask("memory") for name, side in sides.items()}
+        matmul_peak = ours.ask("matmul_peak")
+
+    published = flops.peak(facts["device_kind"])
+    images = config.train.batch_size
+
+    def row(name: str, operations: float, start_bytes: int) -> dict[str, Any]:
+        step_s = statistics.median(times[name])
+        rate = operations * images / step_s
+        quartiles = statistics.quantiles(times[name], n=4)
+        return {
+            "step_s": step_s,
+            "step_s_iqr": quartiles[2] - quartiles[0],
+            "steps": len(times[name]),
+            "images_per_s": images / step_s,
+            "flops_per_s": rate,
+            "share_of_measured_peak": rate / matmul_peak,
+            "mfu": rate / (facts["devices"] * published) if published else None,
+            "peak_bytes": peak_bytes[name],
+            "start_bytes": start_bytes,
+        }
+
+    compiled = {"compile_cold_s": compile_cold, "compile_warm_s": compile_warm}
+    result = {
+        "schema": SCHEMA,
+        "label": label(config),
+        "config": config.to_dict(),
+        "machine": _machine(facts, matmul_peak),
+        "versions": _versions() | (torch_facts["versions"] if against else {}),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": sys.argv,
+        "tokens": facts["tokens"],
+        "attention": facts["attention"],
+        "ours": compiled | row("ours", facts["flops"], facts["start_bytes"]),
+    }
+    if against:
+        theirs = row("torch", facts["flops_full"], torch_facts["start_bytes"])
+        result["torch"] = theirs
+        result["difference"] = difference
+        result["ratio_to_torch"] = result["ours"]["images_per_s"] / theirs["images_per_s"]
+    return result
+
+
+def _check_torch(config: Any) -> None:
+    """Refuses what the other side cannot do before anything is compiled."""
+    missing = [n for n in ("torch", "transformers") if importlib.util.find_spec(n) is None]
+    if missing:
+        raise ConfigError(
+            f"--against torch needs {' and '.join(missing)}: pip install 'pit_jax[parity]'"
+        )
+    from pit_jax.weights.huggingface import check_expressible
+
+    check_expressible(config.model)
+
+
+def _torch_arguments(config: Any, arrays: str) -> dict[str, Any]:
+    from pit_jax.weights import huggingface
+
+    fields = ("lr", "betas", "eps", "weight_decay")
+    return {
+        "arrays": arrays,
+        "model": huggingface.config(config.model, config.data),
+        "optim": {name: config.optim[name] for name in fields},
+        "cores": len(os.sched_getaffinity(0)),
+    }
+
+
+def _differences(arguments: dict, folder: str) -> dict[str, float]:
+    """How far the two sides are apart before any timing, as shares of the largest logit
+    and of the loss."""
+    _say("comparing logits and loss with PyTorch")
+    path = f"{folder}/logits.npy"
+    with Worker(_TORCH) as worker:
+        worker.ask("start", **arguments)
+        loss = worker.ask("results", logits=path)["loss"]
+    with np.load(arguments["arrays"]) as ours:
+        expected, our_loss = ours["logits"], float(ours["loss"])
+    difference = {
+        "logits": float(np.abs(np.load(path) - expected).max() / np.abs(expected).max()),
+        "loss": abs(loss - our_loss) / abs(our_loss),
+    }
+    for name, value in difference.items():
+        if not value <= _EQUAL:
+            raise Unequal(f"{name} of PyTorch differ by {value:.2e} from ours: nothing was timed")
+    return difference
+
+
+def _alternate(sides: dict[str, Worker], turns: int) -> dict[str, list[float]]:
+    """Step times of each side, taken in turn so that a slow moment hits them alike."""
+    counts = {}
+    for name, side in sides.items():
+        _say(f"first steps: {name}")
+        side.ask("run", count=1)  # compiles, or touches memory for the first time
+        counts[name] = max(1, round(_TURN_S / side.ask("run", count=1)[0]))
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(turns):
+        for name, side in sides.items():
+            times[name] += side.ask("run", count=counts[name])
+        medians = ", ".join(f"{n} {statistics.median(t):.3f} s" for n, t in times.items())
+        _say(f"turn {turn + 1}/{turns}: {medians}")
+    return times
+
+
+def _machine(facts: dict, matmul_peak: float) -> dict[str, Any]:
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as info:
+        cpu = next(line for line in info if line.startswith("model name")).split(":")[1].strip()
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "device": facts["device_kind"],
+        "platform": facts["platform"],
+        "devices": facts["devices"],
+        "matmul_peak_flops_per_s": matmul_peak,
+        "system": platform.platform(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("jax", "jaxlib", "flax", "optax", "ml_collections", "numpy")
+    return {"python": platform.python_version()} | {
+        p: importlib.metadata.version(p) for p in packages
+    }
+
+
+def _say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def report(result: dict[str, Any]) -> str:
+    """The result for people, 80 columns wide."""
+    config, machine = result["config"], result["machine"]
+    sides = [name for name in ("ours", "torch") if name in result]
+    heads = {"ours": "pit_jax", "torch": "PyTorch"}
+    lines = [
+        f"{result['label']}: {result['tokens']} tokens, batch {config['train']['batch_size']},"
+        f" attention {result['attention']}",
+        f"{machine['devices']} × {machine['device']} on {machine['cores']} cores of"
+        f" {machine['cpu']}",
+        f"one large matrix product: {machine['matmul_peak_flops_per_s'] / 1e9:,.0f} GFLOP/s",
+        "",
+        f"{'':32}" + "".join(f"{heads[name]:>16}" for name in sides),
+    ]
+
+    def add(title: str, field: str, form: Any) -> None:
+        cells = [result[name].get(field) for name in sides]
+        if any(cell is not None for cell in cells):
+            texts = ["–" if cell is None else form(cell) for cell in cells]
+            lines.append(f"{title:32}" + "".join(f"{text:>16}" for text in texts))
+
+    def seconds(x: float) -> str:
+        return f"{x:.2f} s" if x >= 10 else f"{1000 * x:,.0f} ms"
+
+    add("compile, cold", "compile_cold_s", seconds)
+    add("compile, warm", "compile_warm_s", seconds)
+    add("step, median", "step_s", seconds)
+    add("step, between quartiles", "step_s_iqr", seconds)
+    add("steps", "steps", str)
+    add("images/s", "images_per_s", lambda x: f"{x:,.1f}")
+    add("GFLOP/s", "flops_per_s", lambda x: f"{x / 1e9:,.0f}")
+    add("share of measured peak", "share_of_measured_peak", lambda x: f"{x:.0%}")
+    add("share of published peak", "mfu", lambda x: f"{x:.0%}")
+    add("peak memory", "peak_bytes", lambda x: f"{x / 2**20:,.0f} MiB")
+    add("of it before the first step", "start_bytes", lambda x: f"{x / 2**20:,.0f} MiB")
+    if "ratio_to_torch" in result:
+        lines += ["", f"pit_jax is {result['ratio_to_torch']:.2f} times as fast as PyTorch"]
+    return "\n".join(lines)
+
+
+def main(spec: str, overrides: Sequence[str], against: str | None, turns: int) -> dict[str, Any]:
+    """Loads the config and measures it."""
+    return bench(configfile.load(spec, overrides), against, turns)

@@ -1,0 +1,159 @@
+"""The bench end to end on a tiny model: the contract's JSON, the table, what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pit_jax import cli, validation
+from pit_jax.errors import ConfigError
+from pit_jax.perf import bench
+from pit_jax.perf.worker import Worker
+
+TINY = [
+    "--config=configs/digits.py:pit",
+    "--config.model.width=16",
+    "--config.model.depth=2",
+    "--config.train.batch_size=8",
+]
+FIELDS = {
+    "compile_cold_s",
+    "compile_warm_s",
+    "step_s",
+    "step_s_iqr",
+    "images_per_s",
+    "flops_per_s",
+    "share_of_measured_peak",
+    "mfu",
+    "peak_bytes",
+}
+# Refuses whatever pit_jax itself imports beyond what a bench machine has.
+GUARD = """
+import builtins
+real = builtins.__import__
+allowed = {"pit_jax", "jax", "flax", "optax", "ml_collections", "absl", "numpy"}
+allowed |= {"torch", "transformers", "safetensors"}
+import sys
+def guarded(name, globals=None, *rest, **more):
+    top, asker = name.split(".")[0], (globals or {}).get("__name__", "")
+    module = (globals or {}).get("__spec__")
+    asker = module.name if module else asker
+    if asker.startswith("pit_jax") and top not in allowed | sys.stdlib_module_names:
+        raise ImportError(f"{asker} imports {name}")
+    return real(name, globals, *rest, **more)
+builtins.__import__ = guarded
+"""
+
+
+def test_the_json_and_what_it_needs(tmp_path):
+    """With nothing of ours importing more than jax, flax, optax, ml_collections, NumPy."""
+    (tmp_path / "sitecustomize.py").write_text(GUARD)
+    out = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "pit_jax.cli", "bench", *TINY, "--steps", "2"]
+    path = os.pathsep.join([str(tmp_path), os.getcwd()])
+    done = subprocess.run(
+        [*command, "--json", str(out)],
+        env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert {"schema", "config", "machine", "versions", "date", "ours"} <= set(found)
+    ours = found["ours"]
+    assert set(ours) >= FIELDS
+    assert "torch" not in found
+    assert found["config"]["model"]["width"] == 16
+    assert ours["images_per_s"] == pytest.approx(8 / ours["step_s"])
+    assert 0 < ours["share_of_measured_peak"] < 1
+    assert 50 << 20 < ours["start_bytes"] <= ours["peak_bytes"] < 4 << 30
+    assert ours["mfu"] is None  # nobody publishes a peak for this CPU
+    assert ours["compile_warm_s"] < ours["compile_cold_s"]
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "65 tokens, batch 8, attention xla" in lines[0]
+    assert any(line.startswith("peak memory") and "MiB" in line for line in lines)
+
+
+@pytest.mark.parity
+def test_against_torch_equal_first(tmp_path):
+    pytest.importorskip("torch")
+    out = tmp_path / "bench.json"
+    assert cli.run(["bench", *TINY, "--against", "torch", "--steps", "2", "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["difference"]["logits"] < 1e-4
+    assert found["difference"]["loss"] < 1e-4
+    ours, theirs = found["ours"]["images_per_s"], found["torch"]["images_per_s"]
+    assert found["ratio_to_torch"] == pytest.approx(ours / theirs)
+    assert found["torch"]["peak_bytes"] > found["torch"]["start_bytes"] > 50 << 20
+    assert "torch" in found["versions"]
+
+
+@pytest.mark.parity
+def test_other_weights_are_not_timed(tmp_path, monkeypatch):
+    """A PyTorch side that computes something else is found out before any timing."""
+    pytest.importorskip("torch")
+    make = bench._torch_arguments
+
+    def wrong(config, arrays):
+        arguments = make(config, arrays)
+        arguments["model"]["num_attention_heads"] *= 2
+        return arguments
+
+    monkeypatch.setattr(bench, "_torch_arguments", wrong)
+    config = bench.configfile.load(TINY[0].removeprefix("--config="), TINY[1:])
+    with pytest.raises(bench.Unequal, match=r"logits of PyTorch differ by .* nothing was timed"):
+        bench.bench(config, "torch", 2)
+
+
+def test_a_model_that_pytorch_cannot_express_is_refused(capsys):
+    assert cli.run(["bench", *TINY, "--config.model.pool=mean", "--against", "torch"]) == 2
+    assert "has no config.model.pool='mean'" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_missing_pytorch_names_the_extra(capsys, monkeypatch):
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    assert cli.run(["bench", *TINY, "--against", "torch"]) == 2
+    expected = (
+        "pit-jax: --against torch needs torch and transformers: pip install 'pit_jax[parity]'"
+    )
+    assert capsys.readouterr().err.splitlines() == [expected]
+
+
+def test_an_unwritable_result_is_refused_before_anything_runs(capsys):
+    assert cli.run(["bench", *TINY, "--json", "/nowhere/at/all.json"]) == 2
+    assert capsys.readouterr().err == "pit-jax: --json /nowhere/at/all.json cannot be written\n"
+
+
+def test_a_dead_worker_is_noticed():
+    with Worker("pit_jax.perf.worker") as worker, pytest.raises(RuntimeError, match="ended with"):
+        worker.ask("start")
+
+
+@pytest.mark.parametrize(
+    ("cores", "mesh", "batch", "expected"),
+    [
+        (2, {}, 64, 2),
+        (2, {}, 63, 1),  # one example is left over
+        (64, {}, 64, 8),  # every device holds all parameters
+        (6, {}, 64, 4),
+        (4, {"data": 1, "fsdp": -1}, 64, 4),
+        (4, {"data": 1, "seq": 2}, 64, 2),
+        (4, {"seq": 3}, 64, 3),
+        (4, {"data": 8}, 64, 1),  # refused by the mesh, which knows how to say it
+    ],
+)
+def test_a_device_for_every_core(tiny, monkeypatch, cores, mesh, batch, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    tiny.mesh.update(mesh)
+    tiny.train.batch_size = batch
+    assert validation.cpu_devices(tiny) == expected
+
+
+def test_a_refusal_in_a_worker_is_a_refusal_here(tiny):
+    tiny.model.attention = "splash"
+    with pytest.raises(ConfigError, match="it needs a TPU"):
+        bench.bench(validation.resolve(tiny), None, 2)

@@ -4,6 +4,7 @@ The models are tiny, since compiling is all that is done with them.
 """
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -13,7 +14,7 @@ import sys
 import jax
 import pytest
 
-from pit_jax import cli, validation
+from pit_jax import cli, configfile, validation
 from pit_jax.perf import preflight, topology
 
 pytest.importorskip("libtpu", reason="libtpu is not installed (x86-64 Linux only)")
@@ -191,19 +192,36 @@ def test_fsdp_gathers_the_weights_of_one_layer_at_a_time(small):
     small.model.depth = 5
     small.mesh.update(data=1, fsdp=-1)
     compiled = train_step(validation.resolve(small), "v5e-8")
+    shapes = {"": [], "/while/body/": []}
+    for line in compiled.as_text().splitlines():
+        if gather := re.search(r" = \w+\[([\d,]+)\]\S* all-gather\(", line):
+            for where, found in shapes.items():
+                found += [[int(n) for n in gather[1].split(",")]] if where in line else []
     up = 128 * 512  # the MLP's first product, the largest weight of a layer
-    gathered = [
-        [int(n) for n in re.search(r" = \w+\[([\d,]*)\]", line)[1].split(",")]
-        for line in compiled.as_text().splitlines()
-        if re.search(r" = \w+\[[\d,]+\]\S* all-gather\(", line) and "/while/body/" in line
-    ]
-    sizes = [jax.numpy.prod(jax.numpy.array(shape)) for shape in gathered]
-    assert up in sizes  # whole, inside the loop over layers
-    assert max(sizes) == up  # and never four layers of it at once
+    sizes = [math.prod(shape) for shape in shapes["/while/body/"]]
+    assert max(sizes) == up  # whole, inside the loop over layers
+    # And nowhere a weight of all four layers at once.
+    assert not [shape for shape in shapes[""] if len(shape) == 3 and shape[0] == 4]
     found = preflight.collectives.parse(compiled.as_text())
     gathers = [c for c in found if c.kind == "all-gather"]
     assert sum(c.in_loop for c in gathers) >= 4 * 6  # six weights, in each of four layers
     assert any(c.kind == "reduce-scatter" for c in found)
+
+
+@pytest.mark.slow
+def test_fsdp_gathers_pit_l_layer_by_layer():
+    """The real thing, on sixteen chips: 23 scanned layers, never more than one whole."""
+    words = ["mesh.data=1", "mesh.fsdp=-1", "train.batch_size=1024"]
+    overrides = [f"--config.{word}" for word in words]
+    config = configfile.load("configs/imagenet28.py:pit-l", overrides)
+    text = train_step(config, "v5e-16").as_text()
+    shapes = re.findall(r" = \w+\[([\d,]+)\]\S* all-gather\(", text)
+    sizes = [math.prod(int(n) for n in shape.split(",")) for shape in shapes]
+    assert 1024 * 4096 in sizes
+    whole = [size for size in sizes if size >= 23 * 1024 * 1024]
+    assert not whole
+    gathers = [c for c in preflight.collectives.parse(text) if c.kind == "all-gather"]
+    assert sum(c.in_loop for c in gathers) > 0.9 * sum(c.count for c in gathers)
 
 
 def test_two_slices_add_up_gradients_over_the_network(small):

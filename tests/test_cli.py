@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from pit_jax import cli
+from pit_jax.parallel import processes
 
 TRAIN = ["train", "--config", "configs/digits.py:pit"]
 
@@ -97,6 +98,23 @@ def test_help_and_version(capsys):
     for verb in ("train", "eval", "show", "weights", "data"):
         assert f"    {verb} " in text
     assert cli.run([]) == 0
+
+
+def test_without_an_accelerator_libtpu_prints_nothing(tmp_path):
+    """Nobody set JAX_PLATFORMS; an installed libtpu would print half a dozen lines."""
+    if processes.has_tpu() or processes.has_gpu():
+        pytest.skip("this machine has an accelerator")
+    words = ["--config.model.width=16", "--config.model.depth=1", "--config.train.steps=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pit_jax.cli", *TRAIN, "--workdir", str(tmp_path / "run"), *words],
+        env={k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    cores = len(os.sched_getaffinity(0))
+    assert f"on {min(cores, 8)} × cpu" in done.stdout or cores == 1
 
 
 def test_train_eval_and_export(capsys, tmp_path):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from pit_jax.errors import ConfigError
 from pit_jax.parallel import mesh as meshes
@@ -121,6 +121,8 @@ class Topology:
             )
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        # JAX can store what was compiled for absent devices, but not read it back.
+        jax.config.update("jax_enable_compilation_cache", False)
         from jax.experimental import topologies
 
         options = {}
@@ -142,21 +144,7 @@ class Topology:
           ConfigError: if the axes do not multiply to the devices, or `data` does not
             divide over the slices.
         """
-        devices = self.devices()
-        if self.slices == 1:
-            return meshes.make_mesh(sizes, devices)
-        from jax.experimental import mesh_utils
-
-        data, *inside = meshes.mesh_shape(sizes, len(devices))
-        if data % self.slices:
-            raise ConfigError(
-                f"mesh.data={data} does not divide over --slices {self.slices}: only examples"
-                " are shared out between slices"
-            )
-        grid = mesh_utils.create_hybrid_device_mesh(
-            (data // self.slices, *inside), (self.slices, 1, 1, 1), devices
-        )
-        return Mesh(grid, meshes.AXES, axis_types=(AxisType.Auto,) * len(meshes.AXES))
+        return meshes.make_mesh(sizes, self.devices())
 
 
 def has_libtpu() -> bool:

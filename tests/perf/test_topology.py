@@ -67,5 +67,5 @@ def test_only_examples_are_shared_out_between_slices():
     mesh = topology.find("v5e-8", slices=2).mesh(sizes)
     slices = [{device.slice_index for device in part.flat} for part in mesh.devices]
     assert slices == [{0}, {1}]
-    with pytest.raises(ConfigError, match=r"mesh.data=1 does not divide over --slices 2"):
+    with pytest.raises(ConfigError, match=r"mesh.data=1 does not divide over the 2 slices"):
         topology.find("v5e-8", slices=2).mesh({**sizes, "data": 1, "fsdp": 8})

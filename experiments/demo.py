@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from pit_jax.errors import PitError, Stopped
+from pit_jax.parallel import processes
 
 MODELS = ("pit", "vit/2")
 CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
@@ -29,7 +30,6 @@ def main(workdir: Path, seeds: list[int], output: Path | None) -> None:
     from pit_jax import checkpoint, configfile, rundir, validation
     from pit_jax.config import label
     from pit_jax.models.vit import num_tokens
-    from pit_jax.parallel import processes
     from pit_jax.study import pictures, tables
 
     devices = validation.cpu_devices(configfile.load(str(CONFIG)))
@@ -89,6 +89,7 @@ if __name__ == "__main__":
     words.add_argument("--seeds", nargs="+", type=int, default=[0])
     words.add_argument("--json", type=Path, help="also write the figures here")
     given = words.parse_args()
+    processes.restart_with_huge_pages()
     try:
         main(given.workdir, given.seeds, given.json)
     except (PitError, Stopped) as error:

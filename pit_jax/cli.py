@@ -202,6 +202,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def main() -> NoReturn:
+    from pit_jax.parallel import processes
+
+    if {"train", "eval"} & set(sys.argv[1:2]):
+        processes.restart_with_huge_pages()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -11,14 +11,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pit_jax.errors import ConfigError
+from pit_jax.parallel import processes
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 class Worker:
-    """A process that runs a module of this package and answers; use it in a `with`."""
+    """A process that runs a module of this package and answers; use it in a `with`.
 
-    def __init__(self, module: str, environment: Mapping[str, str] | None = None):
+    Every side gets the memory pages that the trainer gives itself.
+    """
+
+    def __init__(self, module: str):
         path = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
         self._module = module
         self._process = subprocess.Popen(
@@ -26,7 +30,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": path} | dict(environment or {}),
+            env=os.environ | {"PYTHONPATH": path} | processes.huge_pages(),
         )
 
     def ask(self, what: str, **arguments: Any) -> Any:

@@ -116,3 +116,27 @@ def test_variables_that_are_no_numbers_are_refused(monkeypatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
     with pytest.raises(ConfigError, match="must be numbers"):
         processes.start(100)
+
+
+def test_a_run_gets_huge_pages_and_keeps_its_process(tmp_path):
+    """The same process starts itself once more, with the words it was given."""
+    wanted = processes.huge_pages()
+    if not wanted:
+        pytest.skip("this machine does not offer huge pages on request")
+    probe = (
+        "import os, sys\n"
+        "from pit_jax.parallel import processes\n"
+        "print(os.getpid(), sys.argv[1:], os.environ.get('GLIBC_TUNABLES'), flush=True)\n"
+        "processes.restart_with_huge_pages()\n"
+    )
+    script = tmp_path / "probe.py"
+    script.write_text(probe)
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    environment["PYTHONPATH"] = os.getcwd()
+    command = [sys.executable, str(script), "--flag", "two words"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    number, words = first.rsplit(" ", 1)[0].split(" ", 1)
+    assert first == f"{number} {words} None"
+    assert words == "['--flag', 'two words']"
+    assert second == f"{number} {words} {wanted['GLIBC_TUNABLES']}"

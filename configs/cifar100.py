@@ -27,7 +27,7 @@ from pit_jax.models.sizes import parse_name
 def get_config(arg="pit-t"):
     c = base()
     c.model.update(parse_name(arg, sizes="ts"))
-    c.model.drop_path = 0.1
+    c.model.update(drop_path=0.1, remat="auto")  # 38 GiB a chip without, on v5e-8
     c.data.update(name="cifar100", image_size=32, num_classes=100)
     c.data.update(mean=(0.5071, 0.4866, 0.4409), std=(0.2673, 0.2564, 0.2762))
     c.data.augmentation.update(crop="resized", scale=(0.2, 1.0), flip=0.5, grayscale=0.2)

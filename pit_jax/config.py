@@ -61,8 +61,9 @@ FIELDS: dict[str, Field] = {
     ),
     "model.remat": F(
         "none",
-        "what the backward pass recomputes: nothing, whole blocks, or all but matrix products",
-        choices=("none", "full", "dots"),
+        "what the backward pass recomputes: nothing, whole blocks, or all but dense layers'"
+        " products; auto = dots, on a CPU none",
+        choices=("none", "full", "dots", "auto"),
     ),
     # data
     "data.name": F("digits", "digits, folder, or the name of a TensorFlow Datasets set"),

@@ -16,11 +16,23 @@ from pit_jax.models.pointwise import LayerNorm, gelu
 from pit_jax.parallel import sequence
 from pit_jax.parallel.mesh import ambient_platform, constrain
 
+# "dots" recomputes attention too: what a fused kernel could save for its gradient has a
+# last axis of one head, which TPUs fill up to 128, four times PiT-S's 32.
 REMAT_POLICIES = {
-    "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+
+def remat_policy(name: str) -> str:
+    """Which of REMAT_POLICIES, or "none", a config's remat means on the ambient platform.
+
+    "auto" is "dots" on accelerators, where what it recomputes is nearly free and the memory
+    is dear, and "none" on a CPU, where it is the other way round.
+    """
+    if name == "auto":
+        return "none" if ambient_platform() == "cpu" else "dots"
+    return name
 
 
 def compute_dtype(name: str) -> jnp.dtype:
@@ -56,6 +68,20 @@ def drop_path(x: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
     keep = 1 - rate
     kept = jax.random.bernoulli(key, keep, (x.shape[0], 1, 1))
     return jnp.where(kept, x / keep.astype(x.dtype), 0)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+    """Zeroes numbers with probability `rate` and scales the others up.
+
+    The token axis comes first in the draw, so that filling rows behind the tokens, which a
+    mesh with "seq" may bring, change nothing for the tokens themselves.
+
+    Args:
+      x: (B, L, d); rate: in [0, 1); key: a PRNG key.
+    """
+    batch, length, width = x.shape
+    kept = jax.random.bernoulli(key, 1 - rate, (length, batch, width)).swapaxes(0, 1)
+    return jnp.where(kept, x / (1 - rate), 0)
 
 
 class LayerScale(nn.Module):
@@ -100,8 +126,13 @@ class Block(nn.Module):
         def norm(name: str) -> LayerNorm:
             return LayerNorm(self.norm_eps, self.dtype, name=name)
 
+        def drop(y: jax.Array) -> jax.Array:
+            if train and self.dropout:
+                y = dropout(y, self.dropout, self.make_rng("dropout"))
+            return y
+
         def branch(y: jax.Array, name: str) -> jax.Array:
-            y = nn.Dropout(self.dropout, deterministic=not train)(y)
+            y = drop(y)
             if self.layer_scale:
                 y = LayerScale(self.layer_scale, name=f"{name}_scale")(y)
             if train and self.stochastic_depth:
@@ -120,9 +151,8 @@ class Block(nn.Module):
         q = split_heads(dense(width, "query")(y))
         y = attention(q, k, v, self.attention, self.mask, self.exchange).reshape(x.shape)
         x = x + branch(dense(width, "out")(y), "attention")
-        y = gelu(dense(self.mlp, "up")(norm("norm2")(x)))
+        y = drop(gelu(dense(self.mlp, "up")(norm("norm2")(x))))
         y = constrain(y, "batch", "seq", "model")  # (B, L, mlp)
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
         x = x + branch(dense(width, "down")(y), "mlp")
         return constrain(x, "batch", "seq", None)
 
@@ -168,11 +198,12 @@ class Trunk(nn.Module):
         )
         rates = jnp.linspace(0, self.drop_path, self.depth, dtype=jnp.float32)
         block = Block
-        if self.remat != "none":
+        remat = remat_policy(self.remat)
+        if remat != "none":
             block = nn.remat(
                 Block,
                 prevent_cse=False,
-                policy=REMAT_POLICIES[self.remat],
+                policy=REMAT_POLICIES[remat],
                 static_argnums=(3, 4),  # rows, train (0 is the module)
             )
         if self.depth > 1:

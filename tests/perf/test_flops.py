@@ -47,6 +47,14 @@ def test_the_last_block_is_cheaper_with_cls_only():
     assert 0.91 < short / full < 0.94
 
 
+def test_rematerialising_everything_adds_a_third_and_attention_alone_its_share():
+    full, dots = (flops.recomputed(1025, 192, 768, 12, how) for how in ("full", "dots"))
+    assert full == pytest.approx(flops.trunk(1025, 192, 768, 11))
+    dense = 2 * 1025 * 12 * 192**2 * 11  # 12 d² weights a layer
+    assert full - dots == pytest.approx(dense)
+    assert flops.recomputed(1025, 192, 768, 12, "none") == 0
+
+
 def test_peaks_of_known_devices_only():
     assert flops.peak("TPU v5 lite") == 197e12
     assert flops.peak("TPU v5p") == 459e12

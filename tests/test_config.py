@@ -109,6 +109,7 @@ def test_a_resolved_config_is_read_back_equal(tmp_path):
         (["--config.data.mean=(0.1, 0.2)"], "config.data.mean=(0.1, 0.2) needs one number"),
         (["--config.data.std=(0.0,)"], "must be positive"),
         (["--config.data.augmentation.grayscale=0.2"], "need colour images"),
+        (["--config.data.augmentation.jitter=(0.,0.,0.1,0.)"], "need colour images"),
         (["--config.data.augmentation.scale=(0.5, 0.2)"], "augmentation.scale=(0.5, 0.2)"),
         (["--config.mesh.data=-1", "--config.mesh.fsdp=-1"], "at most one is -1"),
         (["--config.mesh.fsdp=0"], "axes are 1 or more"),

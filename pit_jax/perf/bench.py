@@ -117,14 +117,14 @@ def bench(config: Any, against: str | None = None, turns: int = 10) -> dict[str,
 
 def _check_torch(config: Any) -> None:
     """Refuses what the other side cannot do before anything is compiled."""
+    from pit_jax.weights.huggingface import check_expressible
+
+    check_expressible(config.model)
     missing = [n for n in ("torch", "transformers") if importlib.util.find_spec(n) is None]
     if missing:
         raise ConfigError(
             f"--against torch needs {' and '.join(missing)}: pip install 'pit_jax[parity]'"
         )
-    from pit_jax.weights.huggingface import check_expressible
-
-    check_expressible(config.model)
 
 
 def _torch_arguments(config: Any, arrays: str) -> dict[str, Any]:

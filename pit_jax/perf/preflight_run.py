@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from pit_jax import configfile
 from pit_jax.errors import ConfigError, DoesNotFit, PitError, StorageError
 from pit_jax.perf import preflight, preflight_report, topology
@@ -61,14 +63,14 @@ def _all(where: Topology, args: Any, overrides: list[str]) -> None:
     if not files:
         raise ConfigError("--all: there are no configs/*.py here; run it in the checkout")
     rows: list[dict[str, Any]] = []
-    failures: list[PitError] = []
+    failures: list[Exception] = []
     for spec in files:
         _say(spec)
         try:
             rows.append(_one(spec, where, args, overrides))
-        except PitError as error:
-            failures.append(error)
-            rows.append({"config": spec, "error": str(error)})
+        except (PitError, jax.errors.JaxRuntimeError, NotImplementedError) as error:
+            failures.append(error)  # the last two: the compiler's own
+            rows.append({"config": spec, "error": " ".join(str(error).split())[:200]})
     print(preflight_report.table(rows))
     _write(args.json, {"schema": preflight.SCHEMA, "topology": where.name, "configs": rows})
     large = [

@@ -294,12 +294,6 @@ def test_jitter_leaves_out_what_has_no_strength():
     assert amounts.shape == order.shape == (1,)
 
 
-def test_colour_needs_three_channels():
-    for adjust in (augmentation.adjust_saturation, augmentation.adjust_hue):
-        with pytest.raises(AssertionError, match="axis"):
-            adjust(as_float(noise(4, 4, 1)), 0.1)
-
-
 # Chances
 
 

@@ -81,10 +81,12 @@ def test_rows_lie_on_the_devices_they_belong_to(sizes):
     layout = sharding(8, **sizes)
     rows = pipeline.local_rows(layout, 16)
     np.testing.assert_array_equal(rows, np.arange(16))
-    values = np.arange(32).reshape(16, 2)
-    found = pipeline.to_devices({"x": values}, rows, layout, 16)["x"]
-    np.testing.assert_array_equal(found, values)
-    assert found.sharding.is_equivalent_to(layout, 2)
+    images = np.arange(32, dtype=np.uint8).reshape(16, 2, 1, 1)
+    batch = {"image": images, "label": np.arange(16, dtype=np.int32)}
+    found = pipeline.to_devices(batch, rows, layout, 16)
+    for name, values in batch.items():
+        np.testing.assert_array_equal(found[name], values)
+        assert found[name].sharding.is_equivalent_to(layout, values.ndim)
 
 
 @pytest.mark.parametrize("batch_size", [64, 360, 512])

@@ -13,9 +13,10 @@ import sys
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from pit_jax import cli, configfile, validation
-from pit_jax.perf import preflight, topology
+from pit_jax.perf import preflight, preflight_run, topology
 
 pytest.importorskip("libtpu", reason="libtpu is not installed (x86-64 Linux only)")
 
@@ -25,10 +26,11 @@ SMALL = ["--config.model.width=128", "--config.model.depth=3"]
 
 @pytest.fixture(autouse=True)
 def no_cache():
-    """A cached program would hide what compiling says."""
+    """Preflight switches the compilation cache off, for the rest of the process."""
     before = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX asks once whether there is one
     yield
+    compilation_cache.reset_cache()
     jax.config.update("jax_enable_compilation_cache", before)
 
 
@@ -270,6 +272,17 @@ def test_all_gives_a_row_to_every_config(capsys, tmp_path, monkeypatch):
     rows = json.loads((tmp_path / "all.json").read_text())["configs"]
     assert rows[0]["steps"]["train"]["fits"]
     assert "does not divide" in rows[1]["error"]
+
+
+def test_what_the_compiler_cannot_do_is_a_row_too(capsys, monkeypatch):
+    def broken(spec, *rest):
+        raise jax.errors.JaxRuntimeError(f"INTERNAL: {spec}\n  in a fusion")
+
+    monkeypatch.setattr(preflight_run, "_one", broken)
+    assert cli.run(["preflight", "--all", "--topology", "v5e-4"]) == 2
+    out, err = capsys.readouterr()
+    assert "INTERNAL: configs/cifar100.py in a fusion" in " ".join(out.split())
+    assert err.endswith("configs were refused\n")
 
 
 def test_two_at_once(tmp_path):

@@ -1,0 +1,149 @@
+"""Writes the README's tables of results from the JSON under experiments/results/.
+
+    python -m experiments.readme
+
+What stands between `<!-- name -->` and `<!-- end name -->` is replaced; no figure in these
+tables is typed by hand. A result that is not there is said to be not measured.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+GIB, MIB = 2**30, 2**20
+
+# What the bench table holds, in order, whether it was measured or not.
+BENCHES = {
+    "digits-96": "PiT, width 96, depth 6, 3 heads, 8×8 digits",
+    "vit-t-2": "ViT-T/2, 32×32, 12 heads",
+    "pit-t-3-heads": "PiT-T, 32×32, 3 heads",
+    "pit-t-12-heads": "PiT-T, 32×32, 12 heads",
+    "pit-t-4097": "PiT-T, 64×64, 3 heads, remat",
+    "pit-b-gpu": "PiT-B, 32×32, bfloat16, one GPU",
+    "pit-l-gpu": "PiT-L, 32×32, bfloat16, one GPU",
+}
+GPU = (
+    "pit-jax bench --config configs/imagenet28.py:{} --config.data.image_size=32"
+    " --config.model.remat=none --config.train.batch_size={} --against torch"
+)
+COMMANDS = {"pit-b-gpu": GPU.format("pit-b", 128), "pit-l-gpu": GPU.format("pit-l", 64)}
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def load(kind: str, name: str) -> dict[str, Any] | None:
+    """A result, or None where there is none."""
+    path = RESULTS / kind / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def bench() -> str:
+    """The table of benches, and what they ran on."""
+    head = ["training step", "tokens", "batch", "step", "PyTorch", "times as fast"]
+    head += ["of matrix peak", "peak memory", "PyTorch"]
+    rows, commands, machines = [], [], []
+    for name, title in BENCHES.items():
+        found = load("bench", name)
+        command = found["command"] if found else COMMANDS[name]
+        commands.append(f"{title}: `{command}`")
+        if found is None:
+            rows.append([title, *["not measured"] * 8])
+            continue
+        ours, theirs, machine = found["ours"], found["torch"], found["machine"]
+        rows.append(
+            [
+                title,
+                f"{found['tokens']}",
+                f"{found['config']['train']['batch_size']}",
+                *(f"{side['step_s'] * 1e3:,.0f} ms" for side in (ours, theirs)),
+                f"**{found['ratio_to_torch']:.2f}**",
+                f"{ours['share_of_measured_peak']:.0%}",
+                *(f"{side['peak_bytes'] / MIB:,.0f} MiB" for side in (ours, theirs)),
+            ]
+        )
+        versions = found["versions"]
+        about = f"{machine['cores']} cores of {machine['cpu']}"
+        if machine["platform"] != "cpu":
+            about = f"{machine['devices']} × {machine['device']}"
+        about += f", Python {versions['python']}, jax {versions['jax']}, torch {versions['torch']}"
+        machines.append(f"{about}, {found['date']}")
+    lines = [table(head, rows), ""]
+    lines += [f"On {'; '.join(dict.fromkeys(machines))}. The commands:", ""]
+    return "\n".join([*lines, *(f"- {command}" for command in commands)])
+
+
+def speed() -> str:
+    """The table of what makes a step fast on a CPU."""
+    found = json.loads((RESULTS / "speed.json").read_text())
+    rows, before = [], None
+    for name, seconds in found["step_s"].items():
+        share = f"{seconds / before:.2f}" if before else ""
+        rows.append([name, f"{seconds:.2f} s", share])
+        before = seconds
+    about = f"{found['machine']['cores']} cores of {found['machine']['cpu']}, {found['date']}"
+    head = ["PiT-T, 32×32, 3 heads, batch 8, float32", "step", "times the one before"]
+    return "\n".join([table(head, rows), "", f"On {about}: `{found['command']}`."])
+
+
+def preflight() -> str:
+    """The table of what fits where."""
+    from experiments.preflights import ROWS
+
+    head = ["compiled for", "mesh", "tokens", "batch", "peak HBM a chip", "of", "step, at least"]
+    head += ["bound by", "chip-hours, at least"]
+    rows, commands = [], []
+    for name in ROWS:
+        found = load("preflight", name)
+        if found is None:
+            rows.append([name, *["not compiled"] * 8])
+            continue
+        step = found["steps"]["train"]
+        words = found["command"]
+        model = re.search(r"imagenet28.py:pit-(\w)", words).group(1).upper()
+        size = re.search(r"image_size=(\d+)", words)
+        side = int(size.group(1)) if size else 28
+        mesh = " × ".join(f"{axis} {n}" for axis, n in found["mesh"].items() if n > 1)
+        slices = f"{found['slices']} × " if found["slices"] > 1 else ""
+        rows.append(
+            [
+                f"PiT-{model}, {side}×{side}, on {slices}{found['topology']}",
+                mesh,
+                f"{side * side + 1:,}",
+                f"{found['batch_size']:,}",
+                f"{step['hbm_peak_bytes'] / GIB:.2f} GiB",
+                f"{step['hbm_limit_bytes'] / GIB:.2f}",
+                f"{step['estimate_step_s']:.3g} s",
+                step["bound"],
+                f"{found['chip_hours']:,.0f}",
+            ]
+        )
+        commands.append(f"- `{words}`")
+    return "\n".join([table(head, rows), "", "The commands, in the same order:", "", *commands])
+
+
+def render(text: str) -> str:
+    """The README with its tables written anew.
+
+    Raises:
+      ValueError: if a table's marks are missing.
+    """
+    for write in (bench, speed, preflight):
+        name = write.__name__
+        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        if not marks.search(text):
+            raise ValueError(f"README.md lacks <!-- {name} --> and <!-- end {name} -->")
+        body = write()
+        text = marks.sub(lambda m, body=body: f"{m[1]}\n{body}\n\n{m[2]}", text)
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(render(readme.read_text()))

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shlex
 import statistics
 import sys
 import tempfile
@@ -38,7 +39,8 @@ def bench(config: Any, against: str | None = None, turns: int = 10) -> dict[str,
     Args:
       config: a resolved config.
       against: "torch" to alternate with the same model in PyTorch, or None.
-      turns: how often each side is asked; a turn is one step, or half a second of them.
+      turns: how often each side is asked; a turn is one step, or half a second of them, after
+        one that is not timed.
 
     Returns:
       The contract's JSON. Times in seconds, medians over steps; `step_s_iqr` is the
@@ -58,6 +60,7 @@ def bench(config: Any, against: str | None = None, turns: int = 10) -> dict[str,
             _say("compiling")
             cold.ask("start", **start)
             compile_cold = cold.ask("compile_step")
+            cold.ask("prepare")  # compiles what starts the state
             if against:
                 cold.ask("export", path=arrays)
         sides, theirs = {}, None
@@ -102,7 +105,7 @@ def bench(config: Any, against: str | None = None, turns: int = 10) -> dict[str,
         "machine": _machine(facts, matmul_peak),
         "versions": _versions() | (torch_facts["versions"] if against else {}),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": sys.argv,
+        "command": _command(sys.argv[1:]),
         "tokens": facts["tokens"],
         "attention": facts["attention"],
         "ours": compiled | row("ours", facts["flops"], facts["start_bytes"]),
@@ -160,7 +163,12 @@ def _differences(arguments: dict, folder: str) -> dict[str, float]:
 
 
 def _alternate(sides: dict[str, Worker], turns: int) -> dict[str, list[float]]:
-    """Step times of each side, taken in turn so that a slow moment hits them alike."""
+    """Step times of each side, taken in turn so that a slow moment hits them alike.
+
+    The first step of a turn is not counted: while the other side ran, it emptied the caches,
+    and a virtual machine may have handed freed memory back to its host, which then took
+    half of the next step. In a training run steps follow each other.
+    """
     counts = {}
     for name, side in sides.items():
         _say(f"first steps: {name}")
@@ -169,18 +177,32 @@ def _alternate(sides: dict[str, Worker], turns: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(turns):
         for name, side in sides.items():
-            times[name] += side.ask("run", count=counts[name])
+            times[name] += side.ask("run", count=counts[name] + 1)[1:]
         medians = ", ".join(f"{n} {statistics.median(t):.3f} s" for n, t in times.items())
         _say(f"turn {turn + 1}/{turns}: {medians}")
     return times
 
 
-def _machine(facts: dict, matmul_peak: float) -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
+def _command(words: Sequence[str]) -> str:
+    """What to type for this result, less where it was written to."""
+    kept = list(words)
+    if "--json" in kept:
+        at = kept.index("--json")
+        del kept[at : at + 2]
+    kept = [word for word in kept if not word.startswith("--json=")]
+    return shlex.join(["pit-jax", *kept])
+
+
+def cpu_name() -> str:
+    """What this machine's CPU calls itself."""
     with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as info:
-        cpu = next(line for line in info if line.startswith("model name")).split(":")[1].strip()
+        return next(line for line in info if line.startswith("model name")).split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _machine(facts: dict, matmul_peak: float) -> dict[str, Any]:
     return {
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "device": facts["device_kind"],
         "platform": facts["platform"],

@@ -63,6 +63,7 @@ def test_the_json_and_what_it_needs(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert {"schema", "config", "machine", "versions", "date", "ours"} <= set(found)
+    assert found["command"] == " ".join(["pit-jax bench", *TINY, "--steps 2"])
     ours = found["ours"]
     assert set(ours) >= FIELDS
     assert "torch" not in found

@@ -2,6 +2,11 @@
 
 The trainer, preflight and bench all take their steps from here, so what is measured and
 what is compiled ahead is what runs.
+
+Gradients are added up across devices in the dtype of the products they come from: with
+bfloat16 products in bfloat16, on purpose. That is half the traffic of float32, and its
+rounding (2⁻⁹ of an element) is far below the noise of a batch; parameters, moments and
+their updates are float32 always. `model.dtype="float32"` adds up in float32.
 """
 
 import dataclasses

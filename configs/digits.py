@@ -19,5 +19,5 @@ def get_config(arg="pit"):
     c.optim.update(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup="2 epochs", clip=1.0)
     c.train.update(batch_size=64, epochs=30.0, log_every=10)
     c.eval.every = "80 steps"
-    c.checkpoint.every = "20 steps"
+    c.checkpoint.every = "80 steps"
     return c

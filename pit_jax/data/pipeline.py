@@ -10,7 +10,7 @@ import contextlib
 import copy
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import chex
@@ -191,9 +191,14 @@ class Pipeline:
         return not self.reader.held
 
     def _to_devices(self, batches: Iterator[dict]) -> Iterator[dict[str, jax.Array]]:
-        with contextlib.closing(batches):
-            for batch in batches:
-                yield to_devices(batch, self._rows, self._sharding, self.batch_size)
+        """Also putting batches on the devices is done ahead: it took 4 % of the demo's steps."""
+
+        def placed() -> Iterator[dict[str, jax.Array]]:
+            with contextlib.closing(batches):
+                for batch in batches:
+                    yield to_devices(batch, self._rows, self._sharding, self.batch_size)
+
+        return _in_background(placed())
 
 
 class _Numbered:
@@ -210,10 +215,10 @@ class _Numbered:
 
 
 def _ahead(batches: Any, first: int, last: int | None, streamed: bool, workers: int) -> Iterator:
-    """Batches first, ..., last − 1 (None: without end), made before they are asked for."""
+    """Batches first, ..., last − 1 (None: without end); streamed ones are decoded ahead."""
     if not streamed:
         numbers = range(first, last) if last is not None else _count_from(first)
-        return _in_background(batches[number] for number in numbers)
+        return (batches[number] for number in numbers)
     import grain
 
     count = (last if last is not None else 1 << 40) - first
@@ -235,7 +240,7 @@ def _count_from(first: int) -> Iterator[int]:
         first += 1
 
 
-def _in_background(iterator: Iterator, ahead: int = 2) -> Iterator:
+def _in_background(iterator: Generator, ahead: int = 2) -> Iterator:
     """`iterator`, evaluated in a thread that stays up to `ahead` elements ahead."""
     ready: queue.Queue = queue.Queue(ahead)
     stop = threading.Event()
@@ -256,6 +261,8 @@ def _in_background(iterator: Iterator, ahead: int = 2) -> Iterator:
             put((end, None))
         except BaseException as error:  # raised again where the batch is asked for
             put((end, error))
+        finally:
+            iterator.close()
 
     threading.Thread(target=run, name="input", daemon=True).start()
     try:

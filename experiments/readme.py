@@ -51,8 +51,8 @@ def bench() -> str:
     rows, commands, machines = [], [], []
     for name, title in BENCHES.items():
         found = load("bench", name)
-        command = found["command"] if found else COMMANDS[name]
-        commands.append(f"{title}: `{command}`")
+        if command := found["command"] if found else COMMANDS.get(name):
+            commands.append(f"{title}: `{command}`")
         if found is None:
             rows.append([title, *["not measured"] * 8])
             continue

@@ -264,7 +264,8 @@ def _in_background(iterator: Generator, ahead: int = 2) -> Iterator:
         finally:
             iterator.close()
 
-    threading.Thread(target=run, name="input", daemon=True).start()
+    thread = threading.Thread(target=run, name="input", daemon=True)
+    thread.start()
     try:
         while True:
             item, error = ready.get()
@@ -275,6 +276,8 @@ def _in_background(iterator: Generator, ahead: int = 2) -> Iterator:
             yield item
     finally:
         stop.set()
+        # A thread that is inside JAX when the interpreter ends takes the process down.
+        thread.join()
 
 
 def device_config(config: Any, source: Any) -> Any:

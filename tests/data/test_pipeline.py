@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import itertools
+import threading
 
 import jax
 import numpy as np
@@ -177,3 +178,12 @@ def test_an_error_in_the_background_reaches_the_caller(folder):
     reader = pipeline.Reader(sources.load(folder, "train"), folder, train=True)
     with pytest.raises(StorageError, match=r"4\.png cannot be decoded"):
         labels_of(pipeline.Pipeline(reader, sharding(2), 4, 0).train(0, 0), 5)
+
+
+def test_closing_leaves_no_thread_behind(tiny):
+    """One that is inside JAX when the interpreter ends would take the process down."""
+    reader = pipeline.Reader(sources.load(tiny.data, "train"), tiny.data, train=True)
+    data = pipeline.Pipeline(reader, sharding(), 64, 0)
+    labels_of(data.train(0, 0), 3)
+    next(iter(data.evaluate()))
+    assert not [thread for thread in threading.enumerate() if thread.name == "input"]

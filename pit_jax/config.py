@@ -93,6 +93,16 @@ FIELDS: dict[str, Field] = {
     "data.augmentation.jitter": F(
         (0.0, 0.0, 0.0, 0.0), "strength of brightness, contrast, saturation and hue jitter"
     ),
+    "data.augmentation.randaugment": F(
+        0.0, "magnitude of RandAugment's operations, timm's increasing set; 0 = off", low=0.0, high=10.0
+    ),
+    "data.augmentation.randaugment_std": F(0.5, "standard deviation of that magnitude", low=0.0),
+    "data.augmentation.randaugment_layers": F(
+        2, "operations drawn an image, each applied with probability 0.5", low=1
+    ),
+    "data.augmentation.erasing": F(
+        0.0, "probability that noise replaces a rectangle of the image", low=0.0, high=1.0
+    ),
     "data.augmentation.mixup": F(0.0, "alpha of mixup's Beta distribution; 0 = off", low=0.0),
     "data.augmentation.cutmix": F(0.0, "alpha of cutmix's; with both on, one of them a batch", low=0.0),
     # optim

@@ -130,6 +130,11 @@ def _check_together(c: ConfigDict) -> None:
         "config.model.embed='dictionary' cannot look up the blended colours of mixup and cutmix",
     )
     require(
+        m.embed != "dictionary" or a.erasing == 0,
+        "config.model.embed='dictionary' cannot look up the noise of"
+        f" config.data.augmentation.erasing={a.erasing}",
+    )
+    require(
         t.batch_size % t.accumulate == 0,
         f"config.train.accumulate={t.accumulate} does not divide"
         f" config.train.batch_size={t.batch_size}",

@@ -1,24 +1,31 @@
-"""Random crops, colour changes and mixes of a batch, inside the jitted training step.
+"""What happens to a training batch inside the jitted step: crops, changes, mixes.
 
-The order is MoCo v1's (He et al. 2020): crop, grayscale, colour jitter, flip, then mixup
-or cutmix, then `normalise`. Until then images are float32 in [0, 255]. Functions on one
-image (H, W, C) are vmapped, and example i draws from `fold_in(key, i)`: what happens to it
+The order is MoCo v1's (He et al. 2020), crop, grayscale, colour jitter, flip, and then
+timm's: RandAugment, random erasing, mixup or cutmix, `normalise`. Until then images are
+float32 in [0, 255], only the noise of erasing reaches further. Functions on one image
+(H, W, C) are vmapped, and example i draws from `fold_in(key, i)`: what happens to it
 depends on its row in the global batch, not on its neighbours or on the devices.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pit_jax.data.colour import gray, jitter, round_levels, sample_jitter
+from pit_jax.data.randaugment import randaugment
+
 Range = tuple[float, float]
 Box = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # top, left, height, width
 
-ATTEMPTS = 10  # torchvision's, at a random box that fits into the image
+ATTEMPTS = 10  # torchvision's and timm's, at a random box that fits into the image
 MIX_ROW = 2**32 - 1  # no batch has that row; split(key) would repeat the keys of rows 0 and 1
+# Likewise below an example's key, whose split into four is its fold_in of 0 to 3.
+RANDAUGMENT, ERASING = 2**32 - 1, 2**32 - 2
+ERASED_AREA, ERASED_RATIO = (0.02, 1 / 3), (0.3, 1 / 0.3)  # Zhong et al. 2020; s_h as in timm
 
 
 def augment(
@@ -37,7 +44,8 @@ def augment(
       labels: (B,) int32.
       key: of this step.
       options: config.data.augmentation; static, what is off costs nothing.
-      mean, std: as `normalise` takes them.
+      mean, std: as `normalise` takes them. What RandAugment moves in from outside is of
+        the mean's colour, and erasing's noise has this mean and deviation.
       num_classes: length of a target.
 
     Returns:
@@ -46,9 +54,10 @@ def augment(
     """
     images = images.astype(jnp.float32)
     targets = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
-    if options.crop != "none" or options.grayscale or any(options.jitter) or options.flip:
+    changes = (options.grayscale, *options.jitter, options.flip)
+    if options.crop != "none" or any(changes) or options.randaugment or options.erasing:
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(images)))
-        images = jax.vmap(lambda x, k: _augment_one(x, k, options))(images, keys)
+        images = jax.vmap(lambda x, k: _augment_one(x, k, options, mean, std))(images, keys)
     if options.mixup or options.cutmix:
         mix_key = jax.random.fold_in(key, MIX_ROW)
         own = sample_mix(mix_key, *images.shape[1:3], options.mixup, options.cutmix)
@@ -67,7 +76,9 @@ def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
     return (jnp.asarray(images, jnp.float32) / 255 - mean) / std
 
 
-def _augment_one(image: jax.Array, key: jax.Array, options: Any) -> jax.Array:
+def _augment_one(
+    image: jax.Array, key: jax.Array, options: Any, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
     # Always four keys: turning one change on or off leaves the others as they were.
     crop_key, gray_key, jitter_key, flip_key = jax.random.split(key, 4)
     if options.crop == "resized":
@@ -85,6 +96,22 @@ def _augment_one(image: jax.Array, key: jax.Array, options: Any) -> jax.Array:
     if options.flip:
         flipped = jax.random.bernoulli(flip_key, options.flip)
         image = jnp.where(flipped, image[:, ::-1], image)
+    if options.randaugment:
+        own_key = jax.random.fold_in(key, RANDAUGMENT)
+        fill = [min(255, round(255 * x)) for x in mean]
+        image = randaugment(
+            image,
+            own_key,
+            options.randaugment,
+            options.randaugment_std,
+            options.randaugment_layers,
+            fill,
+        )
+    if options.erasing:
+        box_key, noise_key = jax.random.split(jax.random.fold_in(key, ERASING))
+        noise = jax.random.normal(noise_key, image.shape)
+        noise = 255 * (np.asarray(mean, np.float32) + np.asarray(std, np.float32) * noise)
+        image = erase(image, sample_erasing(box_key, *image.shape[:2], options.erasing), noise)
     return image
 
 
@@ -100,13 +127,9 @@ def sample_box(key: jax.Array, height: int, width: int, scale: Range, ratio: Ran
     box whose ratio is in range.
     """
     draws = jax.random.uniform(key, (2 * ATTEMPTS + 2,))  # one call: it compiles faster
-    low, high = (math.log(x) for x in ratio)
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[:ATTEMPTS])
-    aspect = jnp.exp(low + (high - low) * draws[ATTEMPTS:-2])
-    hs = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
-    ws = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
+    hs, ws = _sides(draws[:-2], height, width, scale, ratio)
     fits = (hs > 0) & (hs <= height) & (ws > 0) & (ws <= width)
-    first = fits & (jnp.cumsum(fits) == 1)  # one-hot, or all False
+    first = _first(fits)
     central_h = min(height, max(1, round(width / ratio[0])))
     central_w = min(width, max(1, round(height * ratio[1])))
     box_h = jnp.where(fits.any(), (hs * first).sum(), central_h)
@@ -116,6 +139,22 @@ def sample_box(key: jax.Array, height: int, width: int, scale: Range, ratio: Ran
         return jnp.where(fits.any(), (draw * (room + 1)).astype(jnp.int32), room // 2)
 
     return place(draws[-2], height - box_h), place(draws[-1], width - box_w), box_h, box_w
+
+
+def _sides(
+    draws: jax.Array, height: int, width: int, scale: Range, ratio: Range
+) -> tuple[jax.Array, jax.Array]:
+    """Heights and widths (ATTEMPTS,) of boxes, int32, from twice as many draws in [0, 1)."""
+    low, high = (math.log(x) for x in ratio)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[:ATTEMPTS])
+    aspect = jnp.exp(low + (high - low) * draws[ATTEMPTS:])
+    hs = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
+    ws = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
+    return hs, ws
+
+
+def _first(fits: jax.Array) -> jax.Array:
+    return fits & (jnp.cumsum(fits) == 1)  # one-hot, or all False
 
 
 def resize_crop(
@@ -141,7 +180,7 @@ def resize_crop(
     (in_h, in_w), (out_h, out_w) = image.shape[:2], shape or image.shape[:2]
     rows = _resize_weights(in_h, out_h, top, box_h, interpolation)
     columns = _resize_weights(in_w, out_w, left, box_w, interpolation)
-    return _round(_resample(image, rows, columns))
+    return round_levels(_resample(image, rows, columns))
 
 
 def pad_crop(image: jax.Array, top: jax.Array, left: jax.Array, pad: int) -> jax.Array:
@@ -188,103 +227,35 @@ def _resample(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Arra
     return image
 
 
-# Colour. Results stay float between changes; PIL cuts the fraction off after each.
+# Erasing. Rows and columns are compared with the box: nothing is written at drawn places.
 
 
-def gray(image: jax.Array) -> jax.Array:
-    """ITU-R 601 luma 0.299 R + 0.587 G + 0.114 B in whole levels, as PIL's mode "L".
+def sample_erasing(key: jax.Array, height: int, width: int, probability: float) -> Box:
+    """The rectangle of timm's RandomErasing: (top, left, height, width), int32 pixels.
 
-    (H, W, C) → (H, W, C), all channels equal; one channel is its own luma.
+    Its area is uniform in 2 % to 1/3 of the image, its width / height log-uniform in 0.3 to
+    1 / 0.3. The first of ten that is smaller than the image both ways is taken. If none is,
+    or with 1 − `probability`, it is empty: nothing is erased.
     """
-    if image.shape[-1] == 1:
-        return image
-    red, green, blue = (image[..., c : c + 1] for c in range(3))
-    # PIL's fixed point. Below 2²⁴, so float32 is exact and halves fall the same way.
-    luma = (19595 * red + 38470 * green + 7471 * blue) / 65536
-    return jnp.broadcast_to(_round(luma), image.shape)
+    draws = jax.random.uniform(key, (2 * ATTEMPTS + 3,))
+    hs, ws = _sides(draws[:-3], height, width, ERASED_AREA, ERASED_RATIO)
+    first = _first((hs < height) & (ws < width)) & (draws[-3] < probability)
+    box_h, box_w = (hs * first).sum(), (ws * first).sum()
+    top = (draws[-2] * (height - box_h + 1)).astype(jnp.int32)
+    left = (draws[-1] * (width - box_w + 1)).astype(jnp.int32)
+    return top, left, box_h, box_w
 
 
-def adjust_brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends with black: 0 is black, 1 the image, 2 twice as bright (PIL ImageEnhance)."""
-    return _blend(0.0, image, factor)
+def erase(image: jax.Array, box: Box, noise: jax.Array) -> jax.Array:
+    """The image (H, W, C) with what lies in the box replaced by the noise (H, W, C).
 
-
-def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends with the mean luma of the whole image (PIL ImageEnhance.Contrast)."""
-    return _blend(_round(gray(image).mean()), image, factor)
-
-
-def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends with the grayscale image (PIL ImageEnhance.Color); 3 channels."""
-    return _blend(gray(image), image, factor)
-
-
-def adjust_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
-    """Turns the hue of HSV by `shift` full circles; value and saturation stay; 3 channels.
-
-    Exact, as colorsys. PIL holds H, S and V in 8 bits each, so torchvision on PIL images
-    differs from this by about 1 grey level on average and up to 15 on pure noise.
+    Random erasing (Zhong et al. 2020), a value a pixel and channel: timm's mode "pixel"
+    draws N(0, 1) after normalising, so here the noise is not clipped to grey levels.
     """
-    red, green, blue = (image[..., c] for c in range(3))
-    value = image.max(-1)
-    chroma = value - image.min(-1)
-    safe = jnp.where(chroma > 0, chroma, 1.0)
-    hue = jnp.where(  # in sixths of a circle
-        value == red,
-        (green - blue) / safe,
-        jnp.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    # Back in closed form: channel = V − V · S · clip(min(k, 4 − k), 0, 1), V · S = chroma,
-    # k = (n + hue) mod 6 with n = 5, 3, 1 for red, green, blue.
-    k = (hue[..., None] + 6 * shift + np.array([5.0, 3.0, 1.0], np.float32)) % 6  # (H, W, 3)
-    return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
-
-
-def sample_jitter(
-    key: jax.Array, strengths: tuple[float, float, float, float]
-) -> tuple[list[Callable], jax.Array, jax.Array]:
-    """Draws torchvision's ColorJitter.
-
-    Args:
-      strengths: s of brightness, contrast and saturation, whose factors are uniform in
-        [max(0, 1 − s), 1 + s]; h of hue, whose shift is uniform in [−h, h] circles.
-
-    Returns:
-      The n changes of nonzero strength, their amounts (n,), and the order (n,) in which
-      to make them, a uniform permutation.
-    """
-    *factors, hue = strengths
-    ranges = [(max(0.0, 1 - s), 1 + s) for s in factors] + [(-hue, hue)]
-    adjusts = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-    on = [i for i, strength in enumerate(strengths) if strength]
-    low, high = np.array([ranges[i] for i in on], np.float32).T
-    draws = jax.random.uniform(key, (2, len(on)))
-    return [adjusts[i] for i in on], low + (high - low) * draws[0], jnp.argsort(draws[1])
-
-
-def jitter(
-    image: jax.Array, adjusts: Sequence[Callable], amounts: jax.Array, order: jax.Array
-) -> jax.Array:
-    """Makes the n changes `adjusts` by `amounts` in `order`.
-
-    Under vmap every example computes all of them in each of the n turns and keeps one: at
-    most 16 elementwise changes, little beside a layer of the model. As a loop they compile
-    in a fifth of the time that they take unrolled.
-    """
-    branches = [lambda x, a, i=i: adjusts[i](x, a[i]) for i in range(len(adjusts))]
-
-    def turn(x: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-        return jax.lax.switch(i, branches, x, amounts), None
-
-    return jax.lax.scan(turn, image, order)[0]
-
-
-def _blend(other: jax.Array | float, image: jax.Array, factor: jax.Array) -> jax.Array:
-    return jnp.clip(other + factor * (image - other), 0, 255)
-
-
-def _round(x: jax.Array) -> jax.Array:
-    return jnp.floor(x + 0.5)  # halves go up, as in PIL
+    top, left, height, width = box
+    row, column = jnp.arange(image.shape[0])[:, None], jnp.arange(image.shape[1])
+    inside = (row >= top) & (row < top + height) & (column >= left) & (column < left + width)
+    return jnp.where(inside[..., None], noise, image)
 
 
 # Mixes, as timm's Mixup in batch mode: one draw a batch, and the partner of example i is

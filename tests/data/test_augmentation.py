@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from pit_jax import config
-from pit_jax.data import augmentation
+from pit_jax.data import augmentation, colour
 
 resize_crop = jax.jit(augmentation.resize_crop, static_argnums=(2, 3))
 resize_crops = jax.jit(
@@ -207,11 +207,11 @@ def test_brightness_contrast_and_saturation_are_pils(factor, channels):
     """Less than one grey level off: PIL cuts the fraction off, we keep it."""
     image = noise(12, 12, channels)
     pairs = {
-        augmentation.adjust_brightness: ImageEnhance.Brightness,
-        augmentation.adjust_contrast: ImageEnhance.Contrast,
+        colour.adjust_brightness: ImageEnhance.Brightness,
+        colour.adjust_contrast: ImageEnhance.Contrast,
     }
     if channels == 3:
-        pairs[augmentation.adjust_saturation] = ImageEnhance.Color
+        pairs[colour.adjust_saturation] = ImageEnhance.Color
     for adjust, enhancer in pairs.items():
         expected = from_pil(enhancer(to_pil(image)).enhance(factor))
         np.testing.assert_allclose(jax.jit(adjust)(as_float(image), factor), expected, atol=1)
@@ -221,10 +221,10 @@ def test_gray_is_pils_luma_to_the_level():
     levels = np.arange(0, 256, 5, dtype=np.uint8)  # 52³ colours, 0 and 255 among them
     colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(52, -1, 3)
     expected = from_pil(to_pil(colours).convert("L"))
-    result = jax.jit(augmentation.gray)(as_float(colours))
+    result = jax.jit(colour.gray)(as_float(colours))
     np.testing.assert_array_equal(result, np.broadcast_to(expected, colours.shape))
     image = noise(4, 5, 1)
-    np.testing.assert_array_equal(augmentation.gray(as_float(image)), image)
+    np.testing.assert_array_equal(colour.gray(as_float(image)), image)
 
 
 @pytest.mark.parametrize("shift", [-0.5, -0.13, 0.0, 0.1, 0.5])
@@ -239,7 +239,7 @@ def test_hue_is_colorsys(shift):
         return colorsys.hsv_to_rgb((h + shift) % 1, s, v)
 
     expected = 255 * np.apply_along_axis(turn, -1, image.astype(np.float64))
-    result = np.asarray(jax.jit(augmentation.adjust_hue)(as_float(image), shift))
+    result = np.asarray(jax.jit(colour.adjust_hue)(as_float(image), shift))
     np.testing.assert_allclose(result, expected, atol=1e-3)
 
     h, s, v = to_pil(image).convert("HSV").split()  # as torchvision on PIL images
@@ -252,9 +252,9 @@ def test_hue_is_colorsys(shift):
 
 def test_jitter_makes_its_changes_in_the_given_order():
     image = as_float(noise(6, 6, 3))
-    adjusts, amounts, _ = augmentation.sample_jitter(jax.random.key(1), (0.9, 0.9, 0.9, 0.5))
+    adjusts, amounts, _ = colour.sample_jitter(jax.random.key(1), (0.9, 0.9, 0.9, 0.5))
     orders = np.array(list(itertools.permutations(range(4))))
-    jitter = jax.jit(jax.vmap(lambda order: augmentation.jitter(image, adjusts, amounts, order)))
+    jitter = jax.jit(jax.vmap(lambda order: colour.jitter(image, adjusts, amounts, order)))
     results = np.asarray(jitter(orders))
     single = [jax.jit(adjust) for adjust in adjusts]
     for order, result in zip(orders, results, strict=True):
@@ -272,7 +272,7 @@ def test_jitter_draws_uniform_amounts_and_orders():
     @jax.jit
     @jax.vmap
     def draw(key):
-        return augmentation.sample_jitter(key, strengths)[1:]
+        return colour.sample_jitter(key, strengths)[1:]
 
     amounts, orders = map(np.asarray, draw(keys(4800)))
     low, high = np.array([0.6, 0, 0.8, -0.1]), np.array([1.4, 2.5, 1.2, 0.1])
@@ -289,8 +289,8 @@ def test_jitter_draws_uniform_amounts_and_orders():
 
 
 def test_jitter_leaves_out_what_has_no_strength():
-    adjusts, amounts, order = augmentation.sample_jitter(jax.random.key(0), (0.0, 0.4, 0.0, 0.0))
-    assert adjusts == [augmentation.adjust_contrast]
+    adjusts, amounts, order = colour.sample_jitter(jax.random.key(0), (0.0, 0.4, 0.0, 0.0))
+    assert adjusts == [colour.adjust_contrast]
     assert amounts.shape == order.shape == (1,)
 
 
@@ -353,7 +353,7 @@ def test_one_change_more_leaves_the_others_as_they_were():
     images = noise(20, 4, 4, 3)
     alone, _ = run(images, flip=0.5)
     together, _ = run(images, flip=0.5, grayscale=1.0)
-    np.testing.assert_allclose(together, augmentation.gray(jnp.round(alone)), atol=1e-2)
+    np.testing.assert_allclose(together, colour.gray(jnp.round(alone)), atol=1e-2)
 
 
 @pytest.mark.parametrize(

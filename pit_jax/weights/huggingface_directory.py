@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
+from ml_collections import ConfigDict
 
 from pit_jax.errors import ConfigError
-from pit_jax.weights import huggingface, tensors
+from pit_jax.weights import huggingface, huggingface_mae, tensors
 
 # Our config field → theirs in config.json, and the default of transformers' ViTConfig.
 _FIELDS = {
@@ -22,8 +23,26 @@ _FIELDS = {
 }
 
 
+# The same for what only ViTMAEConfig has.
+_MAE_FIELDS = {
+    "mae.mask_ratio": ("mask_ratio", 0.75),
+    "mae.normalise_target": ("norm_pix_loss", False),
+    "mae.decoder_width": ("decoder_hidden_size", 512),
+    "mae.decoder_depth": ("decoder_num_hidden_layers", 8),
+    "mae.decoder_heads": ("decoder_num_attention_heads", 16),
+}
+
+
+def is_one(directory: epath.PathLike) -> bool:
+    """Whether the config.json there is one of Hugging Face's."""
+    try:
+        return "model_type" in _read_config(epath.Path(directory) / "config.json")
+    except ConfigError:
+        return False
+
+
 def fields(directory: epath.PathLike) -> dict[str, Any]:
-    """Our config fields from a Hugging Face directory's config.json.
+    """Our config fields from a Hugging Face directory's config.json, `task` among them.
 
     A key that it leaves out has the default of transformers' ViTConfig, not ours.
 
@@ -31,35 +50,72 @@ def fields(directory: epath.PathLike) -> dict[str, Any]:
       ConfigError: if it is missing or describes another kind of model.
     """
     path = epath.Path(directory) / "config.json"
+    theirs = _read_config(path)
+    kind = theirs.get("model_type")
+    if kind not in ("vit", "vit_mae"):
+        raise ConfigError(f"{path} describes a {kind!r}, not a 'vit' or 'vit_mae'")
+    if theirs.get("hidden_act", "gelu") != "gelu" or not theirs.get("qkv_bias", True):
+        raise ConfigError(f"{path}: only hidden_act 'gelu' and qkv_bias true are supported")
+    wanted = _FIELDS | (_MAE_FIELDS if kind == "vit_mae" else {})
+    found = {ours: theirs.get(name, default) for ours, (name, default) in wanted.items()}
+    for ours in ("model.patch", "data.image_size"):  # a side, or two of them
+        sides = found[ours] if isinstance(found[ours], list) else [found[ours]]
+        if len(set(sides)) != 1:
+            raise ConfigError(f"{path}: {_FIELDS[ours][0]} {sides} is no square")
+        found[ours] = sides[0]
+    if kind == "vit_mae":
+        hidden, mlp = found["mae.decoder_width"], theirs.get("decoder_intermediate_size", 2048)
+        if mlp != 4 * hidden:
+            raise ConfigError(
+                f"{path}: decoder_intermediate_size {mlp} is not 4 × decoder_hidden_size {hidden}"
+            )
+        return found | {"task": "mae"}
+    labels = theirs.get("id2label") or {}
+    found["data.num_classes"] = len(labels) or theirs.get("num_labels", 2)
+    return found | {"task": "classification"}
+
+
+def read(directory: epath.PathLike, fields: dict[str, Any], config: Any) -> dict[str, Any]:
+    """The parameters in a Hugging Face directory, in our layout.
+
+    Args:
+      directory: where config.json and model.safetensors lie.
+      fields: what `fields` said of it.
+      config: the config that they are for; of a masked autoencoder only its encoder is.
+    """
+    found, _ = tensors.read(epath.Path(directory) / "model.safetensors")
+    if fields["task"] == "classification":
+        return huggingface.from_huggingface(found, config.model, config.data)
+    decoder = ConfigDict(config.mae.to_dict())
+    for name in _MAE_FIELDS:
+        decoder[name.removeprefix("mae.")] = fields[name]
+    return huggingface_mae.from_huggingface(found, config.model, config.data, decoder)
+
+
+def write(directory: epath.PathLike, params: Mapping, config: Any) -> None:
+    """Writes a directory that `ViTForImageClassification` or `ViTMAEForPreTraining` loads.
+
+    Raises:
+      ConfigError: if Hugging Face's model cannot express ours.
+      StorageError: if a file cannot be written.
+    """
+    root = epath.Path(directory)
+    groups = (config.model, config.data)
+    if config.task == "mae":
+        found = huggingface_mae.to_huggingface(params, *groups, config.mae)
+        text = huggingface_mae.config(*groups, config.mae)
+    else:
+        found = huggingface.to_huggingface(params, *groups)
+        text = huggingface.config(*groups)
+    tensors.write(root / "model.safetensors", found)
+    tensors.write_whole(root / "config.json", (json.dumps(text, indent=2) + "\n").encode())
+
+
+def _read_config(path: epath.Path) -> dict[str, Any]:
     try:
         theirs = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     if not isinstance(theirs, dict):
         raise ConfigError(f"{path} cannot be read: it holds no JSON object")
-    if theirs.get("model_type") != "vit":
-        raise ConfigError(f"{path} describes a {theirs.get('model_type')!r}, not a 'vit'")
-    if theirs.get("hidden_act", "gelu") != "gelu" or not theirs.get("qkv_bias", True):
-        raise ConfigError(f"{path}: only hidden_act 'gelu' and qkv_bias true are supported")
-    found = {ours: theirs.get(name, default) for ours, (name, default) in _FIELDS.items()}
-    for ours in ("model.patch", "data.image_size"):  # a side, or two of them
-        sides = found[ours] if isinstance(found[ours], list) else [found[ours]]
-        if len(set(sides)) != 1:
-            raise ConfigError(f"{path}: {_FIELDS[ours][0]} {sides} is no square")
-        found[ours] = sides[0]
-    labels = theirs.get("id2label") or {}
-    found["data.num_classes"] = len(labels) or theirs.get("num_labels", 2)
-    return found
-
-
-def write(directory: epath.PathLike, params: Mapping, model: Any, data: Any) -> None:
-    """Writes a directory that `ViTForImageClassification.from_pretrained` loads.
-
-    Raises:
-      ConfigError: if Hugging Face's ViT cannot express the model.
-      StorageError: if a file cannot be written.
-    """
-    root = epath.Path(directory)
-    tensors.write(root / "model.safetensors", huggingface.to_huggingface(params, model, data))
-    text = json.dumps(huggingface.config(model, data), indent=2) + "\n"
-    tensors.write_whole(root / "config.json", text.encode())
+    return theirs

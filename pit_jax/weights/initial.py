@@ -9,9 +9,19 @@ from etils import epath
 from pit_jax.checkpoint import Checkpoints
 from pit_jax.config import flatten
 from pit_jax.errors import ConfigError
+from pit_jax.models.vit import has_cls
 from pit_jax.rundir import RunDir
 from pit_jax.state import State
 from pit_jax.weights import huggingface, huggingface_directory, load, tensors
+
+# Fields that decide what a model computes. The sizes among them would be noticed by their
+# shapes, too, but not in words that anybody knows.
+_DECISIVE = ("model.width", "model.depth", "model.mlp", "model.heads", "model.norm_eps")
+_DECISIVE += ("model.patch", "model.position", "model.pool", "model.embed")
+_DECISIVE += ("data.image_size", "data.channels")
+
+# What may start afresh: a head for other classes, the norm of averaged tokens, a decoder.
+_MAY_BE_NEW = ("head", "pool_norm", "decoder")
 
 
 def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
@@ -31,12 +41,31 @@ def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
     fresh = steps.init(jax.random.key(config.train.seed))
     if not config.init_from:
         return fresh
-    merged, report = load.merge(fresh.params, read_weights(config.init_from, config))
+    merged, report = load.merge(fresh.params, read_weights(config.init_from, config), _MAY_BE_NEW)
     say(f"weights from {config.init_from}\n{report}")
     params = jax.device_put(merged, jax.tree.map(lambda x: x.sharding, fresh.params))
     # A copy: the step donates its state, and no buffer may be donated twice.
     ema = jax.tree.map(lambda x: x.copy(), params) if jax.tree.leaves(fresh.ema) else ()
     return fresh.replace(params=params, ema=ema)
+
+
+def check(config: Any) -> None:
+    """Refuses, before a run directory is made, a start that cannot be.
+
+    Raises:
+      ConfigError: if `resume` or `init_from` lack what they should hold, or `init_from` is of
+        another task than `init_task` or of a model that computes something else.
+    """
+    if config.resume:
+        _checkpoints(config.resume, "config.resume")
+    if config.init_from:
+        find(config.init_from, config)
+    elif config.init_task:
+        raise ConfigError(
+            f"config.init_from is empty, but config.init_task={config.init_task!r} asks for the"
+            " weights of such a run: name its directory, or train from scratch with"
+            " --config.init_task="
+        )
 
 
 def read_weights(path: str, config: Any) -> dict:
@@ -49,32 +78,64 @@ def read_weights(path: str, config: Any) -> dict:
       A nested dict of NumPy arrays.
 
     Raises:
-      ConfigError: if there are none at `path`.
+      ConfigError: as `find`.
     """
-    if (epath.Path(path) / "manifests").exists():
-        saved = _checkpoints(path, "config.init_from")
-        check_fields(path, flatten(RunDir(path).config()), config)
-        return saved.read_weights(saved.newest_intact(repair=False))
+    return find(path, config)()
+
+
+def find(path: str, config: Any) -> Callable[[], dict]:
+    """Looks at what lies at `path`; the function that is returned reads the weights.
+
+    Raises:
+      ConfigError: if there are no weights, or not of `config.init_task`, or of a model that
+        computes something else than the config's.
+    """
     source = epath.Path(path)
     if not source.exists():
         raise ConfigError(f"config.init_from={path} does not exist")
-    if source.is_dir():  # as Hugging Face writes it
-        check_fields(path, huggingface_directory.fields(source), config)
-        source = source / "model.safetensors"
+    if source.is_dir() and huggingface_directory.is_one(source):
+        fields = huggingface_directory.fields(source)
+        check_fields(path, fields, config)
+        return lambda: huggingface_directory.read(source, fields, config)
+    if source.is_dir():
+        try:
+            fields = flatten(RunDir(path).config())
+        except ConfigError as error:
+            raise ConfigError(f"config.init_from: {error}") from None
+        check_fields(path, fields, config)
+        saved = _checkpoints(path, "config.init_from")
+        return lambda: saved.read_weights(saved.newest_intact(repair=False))
     found, fields = tensors.read(source)
     if fields is None:
-        return huggingface.from_huggingface(found, config.model, config.data)
+        if config.init_task not in ("", "classification"):
+            raise ConfigError(
+                f"config.init_from={path} does not say what it was trained by, and"
+                f" config.init_task={config.init_task!r}: name its directory, or import it first"
+            )
+        return lambda: huggingface.from_huggingface(found, config.model, config.data)
     check_fields(path, fields, config)
-    return tensors.unflatten(found)
+    return lambda: tensors.unflatten(found)
 
 
 def check_fields(path: str, fields: dict[str, Any], config: Any) -> None:
-    """Refuses weights of a model that computes something else with the same shapes."""
+    """Refuses the weights of another task than asked for, and of a model that computes
+    something else, be it with the same shapes."""
     ours = flatten(config)
-    for name in ("model.heads", "model.norm_eps", "model.position", "model.pool", "model.patch"):
-        if name in fields and fields[name] != ours[name]:
+    task = fields.get("task", "classification")  # files of old say nothing: there was no other
+    if config.init_task and task != config.init_task:
+        raise ConfigError(
+            f"config.init_from={path} was trained by task {task!r}, not by"
+            f" config.init_task={config.init_task!r}"
+        )
+    for name in _DECISIVE:
+        theirs = fields.get(name, ours[name])
+        if name == "model.pool":  # what stands in the sequence must be the same, not the head
+            same = has_cls(theirs) == has_cls(ours[name])
+        else:
+            same = theirs == ours[name]
+        if not same:
             raise ConfigError(
-                f"the weights in {path} were made with {name}={fields[name]!r},"
+                f"the weights in {path} were made with {name}={theirs!r},"
                 f" the config has {ours[name]!r}"
             )
 

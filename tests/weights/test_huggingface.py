@@ -187,7 +187,7 @@ def test_patch_positions_of_another_size_are_refused_too(make):
 
 def test_fields_are_those_of_the_config_json_that_was_written(make, tmp_path):
     config = make(patch=2, channels=1, norm_eps=1e-12)
-    huggingface_directory.write(tmp_path, our_weights(config), config.model, config.data)
+    huggingface_directory.write(tmp_path, our_weights(config), config)
     flat = flatten(config)
     found = huggingface_directory.fields(tmp_path)
     assert found == {name: flat[name] for name in found}
@@ -221,7 +221,7 @@ def test_a_directory_that_cannot_be_written_is_one_line(make, tmp_path):
     config = make(patch=2)
     (tmp_path / "config.json").mkdir()
     with pytest.raises(StorageError, match=r"config\.json could not be written"):
-        huggingface_directory.write(tmp_path, our_weights(config), config.model, config.data)
+        huggingface_directory.write(tmp_path, our_weights(config), config)
 
 
 # With PyTorch ---------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def test_export_is_loaded_and_gives_the_same_logits(make, case, tmp_path):
     import transformers
 
     params, images = our_weights(config), pictures(config)
-    huggingface_directory.write(tmp_path, params, config.model, config.data)
+    huggingface_directory.write(tmp_path, params, config)
     theirs, info = transformers.ViTForImageClassification.from_pretrained(
         tmp_path, output_loading_info=True
     )
@@ -342,7 +342,7 @@ def test_a_saved_directory_is_imported_and_exported(make, tmp_path):
     assert fields == {name: flat[name] for name in fields}
     found, _ = tensors.read(tmp_path / "theirs" / "model.safetensors")
     params = huggingface.from_huggingface(found, config.model, config.data)
-    huggingface_directory.write(tmp_path / "again", params, config.model, config.data)
+    huggingface_directory.write(tmp_path / "again", params, config)
     again, _ = tensors.read(tmp_path / "again" / "model.safetensors")
     assert_same(again, found)
     model = transformers.ViTForImageClassification.from_pretrained(tmp_path / "again").eval()

@@ -37,7 +37,7 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Run every evaluation of a run's task on a checkpoint."""
+    """Run every evaluation of a run's task, or probes, on a checkpoint."""
     from pit_jax import configfile, rundir, validation
     from pit_jax.parallel import processes
 
@@ -46,8 +46,8 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     processes.start(heartbeat_s, deterministic, validation.cpu_devices(config))
     from pit_jax.evaluate import evaluate as run
 
-    for name, value in run(config, args.workdir, args.step).items():
-        print(f"{name:24} {value:.6g}")
+    for name, value in run(config, args.workdir, args.step, which=args.probe).items():
+        print(f"{name:26} {value:.6g}")
 
 
 def show(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -139,6 +139,13 @@ def parser() -> Parser:
     sub = verb("eval", evaluate)
     sub.add_argument("--workdir", required=True, metavar="DIR")
     sub.add_argument("--step", type=int, help="the checkpoint; the newest by default")
+    sub.add_argument(
+        "--probe",
+        nargs="+",
+        default=(),
+        choices=("linear", "knn", "fewshot"),
+        help="probe the representation instead, whatever the task",
+    )
     sub = verb("show", show)
     config(sub)
     sub = verb("preflight", preflight)
@@ -215,7 +222,8 @@ def _check_flags(words: Sequence[str]) -> None:
         is_override = word.lstrip("-").startswith(("config.", "noconfig."))
         is_value = before.startswith("--") and "=" not in before and not word.startswith("--")
         if not is_override and not is_value:
-            known = ("--config", "--workdir", "--profile", "--step", "--topology", "--slices")
+            known = ("--config", "--workdir", "--profile", "--step", "--probe")
+            known += ("--topology", "--slices", "--against")
             near = difflib.get_close_matches(word.split("=")[0], known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"unexpected argument {word}{hint}")

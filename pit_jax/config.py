@@ -29,7 +29,7 @@ class Field:
 
 F = Field
 FIELDS: dict[str, Field] = {
-    "task": F("classification", "what is trained", choices=("classification",)),
+    "task": F("classification", "what is trained", choices=("classification", "mae")),
     # model
     "model.name": F("vit", "architecture; PiT is vit with patch 1", choices=("vit",)),
     "model.width": F(192, "channels of a token", low=1),
@@ -39,7 +39,12 @@ FIELDS: dict[str, Field] = {
     "model.patch": F(1, "side of a patch in pixels; 1 = every pixel a token", low=1),
     "model.position": F("learned", "positions", choices=("learned", "sincos2d", "none")),
     "model.position_std": F(0.02, "standard deviation learned positions start with", low=0.0),
-    "model.pool": F("cls", "what the head reads", choices=("cls", "mean")),
+    "model.pool": F(
+        "cls",
+        "what the head reads: [CLS], the mean of all tokens without a [CLS] among them, or the"
+        " mean of all but [CLS]",
+        choices=("cls", "mean", "patches"),
+    ),
     "model.embed": F("linear", "how pixels enter", choices=("linear", "dictionary")),
     "model.dictionary_bits": F(8, "bits a channel of the colour dictionary", low=1, high=8),
     "model.drop_path": F(0.0, "stochastic depth of the last layer, linear from 0", low=0.0, high=0.99),
@@ -65,11 +70,22 @@ FIELDS: dict[str, Field] = {
         " products; auto = dots, on a CPU none",
         choices=("none", "full", "dots", "auto"),
     ),
+    # mae: masked autoencoding
+    "mae.mask_ratio": F(0.75, "share of the patches that the encoder does not see"),
+    "mae.normalise_target": F(False, "give each patch of the target mean 0 and variance 1"),
+    "mae.decoder_width": F(128, "channels of a token in the decoder; its MLP has 4 times as many", low=1),
+    "mae.decoder_depth": F(4, "layers of the decoder", low=1),
+    "mae.decoder_heads": F(4, "attention heads of the decoder; must divide its width", low=1),
+    "mae.decoder_position": F(
+        "learned", "the decoder's own positions", choices=("learned", "sincos2d", "none")
+    ),
     # data
     "data.name": F("digits", "digits, folder, or the name of a TensorFlow Datasets set"),
     "data.dir": F("", "where the set lies; empty = $TFDS_DATA_DIR or ~/tensorflow_datasets"),
     "data.split": F("train", "training split, or folder of class folders"),
     "data.eval_split": F("test", "evaluation split, or folder of class folders"),
+    "data.per_class": F(0, "train on so many examples of each class only; 0 = on all", low=0),
+    "data.per_class_seed": F(0, "which ones those are", low=0, high=2**32 - 1),
     "data.image_size": F(32, "side of the image the model sees, pixels", low=1),
     "data.channels": F(3, "colour channels", choices=(1, 3)),
     "data.num_classes": F(10, "classes", low=2),
@@ -142,12 +158,19 @@ FIELDS: dict[str, Field] = {
     # eval, checkpoint, launch
     "eval.every": F("10%", "between evaluations; the last step is always evaluated", length=True),
     "eval.batch_size": F(0, "examples an evaluation step; 0 = train.batch_size", low=0),
-    "eval.what": F(("accuracy",), "evaluations of the task to run during training"),
+    "eval.what": F(
+        ("accuracy",), "evaluations of the task, and probes, to run during training"
+    ),
+    "eval.pictures": F(8, "held-out images that reconstructions are drawn of", low=1),
+    "eval.views": F(1, "crops and flips of each training image that the linear probe trains on", low=1),
+    "eval.shots": F((5, 10, 100), "training images a class of the few-shot probe"),
+    "eval.neighbours": F(20, "that vote in the nearest-neighbour probe", low=1),
     "checkpoint.every": F("10%", "between checkpoints; the last step is always saved", length=True),
     "checkpoint.keep": F(2, "newest checkpoints that stay", low=1),
     "checkpoint.keep_best": F(1, "checkpoints of best evaluation accuracy that stay too", low=0),
     "launch.heartbeat_s": F(100, "seconds until a silent process counts as dead", low=10),
     "init_from": F("", "run directory or .safetensors file whose weights the run starts from"),
+    "init_task": F("", "the task that init_from must have been trained by; empty = any", choices=("", "classification", "mae")),
     "resume": F("", "run directory whose whole state a fresh run starts from"),
 }  # fmt: skip
 

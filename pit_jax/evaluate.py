@@ -1,7 +1,7 @@
-"""`pit-jax eval`: the evaluations of a run's task, from one of its checkpoints."""
+"""`pit-jax eval`: the evaluations of a run's task, or probes, from one of its checkpoints."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,8 @@ import jax
 from pit_jax import checkpoint, rundir, step, tasks
 from pit_jax.data import pipeline, sources
 from pit_jax.errors import ConfigError
+from pit_jax.evals.context import Context
+from pit_jax.evals.probes import PROBES
 from pit_jax.lengths import Clock
 from pit_jax.parallel import mesh as meshes
 from pit_jax.validation import check_batch
@@ -19,14 +21,16 @@ def evaluate(
     workdir: str | os.PathLike,
     number: int | None = None,
     devices: Sequence[jax.Device] | None = None,
+    which: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Every evaluation of the task on the checkpoint of step `number`, or the newest.
+    """Evaluations on the checkpoint of step `number`, or the newest.
 
     Args:
       config: the run's resolved config; mesh and evaluation may have been changed.
-      workdir: the run directory; nothing is written there.
+      workdir: the run directory; nothing but pictures is written there.
       number: a step that has a checkpoint.
       devices: those to use; all of them by default.
+      which: of the task's evaluations and of evals/probes.py; all of the task's by default.
 
     Returns:
       {"step": ..., "eval/accuracy": ..., ...}.
@@ -48,25 +52,41 @@ def evaluate(
         saved.require_intact(number)
     mesh = meshes.make_mesh(config.mesh, devices)
     check_batch(config, dict(mesh.shape))
-    reader = pipeline.Reader(
-        sources.load(config.data, config.data.eval_split), config.data, train=False
-    )
     batch_size = config.eval.batch_size or config.train.batch_size
     task = tasks.build(config)
     # The schedule's length shapes nothing that is restored.
     steps = step.build(task, config, mesh, Clock(config.train.batch_size, 1, 1))
-    data = pipeline.Pipeline(reader, steps.batch_sharding, batch_size, config.data.workers)
-    found: dict[str, float] = {"step": number}
+
+    def read(source: sources.Source) -> pipeline.Pipeline:
+        reader = pipeline.Reader(source, config.data, train=False)
+        return pipeline.Pipeline(reader, steps.batch_sharding, batch_size, config.data.workers)
+
+    def draw(name: str, picture: Any) -> None:
+        if jax.process_index() == 0:
+            run_directory.write_picture(number, name, picture)
+
     with jax.set_mesh(mesh):
-        state = saved.restore(number, steps.shapes)
-        found |= run(task.evaluations(), task, steps, state, data)
-    return found
+        context = Context(
+            config=config,
+            task=task,
+            steps=steps,
+            state=saved.restore(number, steps.shapes),
+            held_out=read(sources.load(config.data, config.data.eval_split)),
+            training=lambda: read(sources.training(config.data)),
+            draw=draw,
+        )
+        return {"step": number} | run(which or task.evaluations(), context)
 
 
-def run(names: Iterable[str], task: Any, steps: Any, state: Any, data: Any) -> dict[str, float]:
-    """The task's evaluations of these names, as {"eval/accuracy": ..., ...}."""
+def offered(task: Any) -> dict[str, Callable[[Context], Iterable[tuple[str, float]]]]:
+    """Every evaluation that `eval.what` may name: the task's own, and the probes."""
+    return task.evaluations() | PROBES
+
+
+def run(names: Iterable[str], context: Context) -> dict[str, float]:
+    """The evaluations of these names, as {"eval/accuracy": ..., ...}."""
     return {
         f"eval/{key}": value
         for name in names
-        for key, value in task.evaluations()[name](steps, state, data)
+        for key, value in offered(context.task)[name](context)
     }

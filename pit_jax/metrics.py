@@ -4,6 +4,7 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import rich.console
 import rich.progress
 
@@ -45,6 +46,15 @@ class Writers:
             raise storage_error(self._rundir.path / "events", error) from None
         if self._wandb:
             self._wandb.log(scalars, step=step)
+
+    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """A picture (H, W, 3) uint8: a PNG file in the run directory, and TensorBoard."""
+        self._rundir.write_picture(step, name, pixels)
+        try:
+            if self._events:
+                self._events.add_image(name, pixels, step, dataformats="HWC")
+        except OSError as error:
+            raise storage_error(self._rundir.path / "events", error) from None
 
     def close(self) -> None:
         if self._events:

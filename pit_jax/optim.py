@@ -76,9 +76,11 @@ def layer_scales(path: str, ndim: int, decay: float, depth: int) -> jax.Array | 
     """The learning rate factor of the parameter at `path`, decay^(layers above it).
 
     The embedding counts as layer 0, the blocks as 1 to depth, norm and head as
-    depth + 1 with factor 1 (BEiT's rule, as in MAE's fine-tuning). The scanned blocks get
-    one factor for each slice, shaped to broadcast.
+    depth + 1 with factor 1 (BEiT's rule, as in MAE's fine-tuning), and so does a decoder.
+    The scanned blocks get one factor for each slice, shaped to broadcast.
     """
+    if path.startswith("decoder/"):
+        return 1.0
     if "/blocks/" in path:
         layers = jnp.arange(1, depth, dtype=jnp.float32)
         return (decay ** (depth + 1 - layers)).reshape((-1,) + (1,) * (ndim - 1))

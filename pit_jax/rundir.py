@@ -6,10 +6,12 @@ metrics.jsonl   one row a logged step; the source of truth
 status.json     state, exit code, step, time, attempt, result
 checkpoints/    see checkpoint.py
 events/         TensorBoard
+pictures/       what evaluations draw, <name>-<step>.png
 """
 
 import datetime
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -164,8 +166,20 @@ class RunDir:
 
     # Files ----------------------------------------------------------------------------
 
-    def write(self, name: str, text: str) -> None:
-        """Replaces a file as a whole: a reader sees the old text or the new one.
+    def write_picture(self, step: int, name: str, picture: Any) -> None:
+        """Writes pictures/<name>-<step>.png, of (H, W, 3) uint8 pixels.
+
+        Raises:
+          StorageError: if the file cannot be written.
+        """
+        from PIL import Image
+
+        png = io.BytesIO()
+        Image.fromarray(picture).save(png, "png")
+        self.write(f"pictures/{name}-{step}.png", png.getvalue())
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Replaces a file as a whole: a reader sees the old content or the new one.
 
         Raises:
           StorageError: if the file cannot be written.
@@ -174,7 +188,10 @@ class RunDir:
         temporary = path.parent / f".{path.name}.tmp"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text)
+            if isinstance(content, bytes):
+                temporary.write_bytes(content)
+            else:
+                temporary.write_text(content)
             temporary.replace(path)
         except OSError as error:
             raise storage_error(path, error) from None

@@ -10,6 +10,7 @@ their updates are float32 always. `model.dtype="float32"` adds up in float32.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,12 +31,15 @@ class Steps:
     """Jitted functions of one run and how their arguments are laid out.
 
     init(key) → State; train(state, batch) → (State, metrics), the old state is donated;
-    evaluate(params, batch) → sums over the batch. Call them under `jax.set_mesh(mesh)`.
+    evaluate(params, batch) → sums over the batch. read(function) jits any other
+    function(params, batch, extra) of the task, `extra` an array that all devices get; its
+    results come whole to every process. Call them under `jax.set_mesh(mesh)`.
     """
 
     init: Callable
     train: Callable
     evaluate: Callable
+    read: Callable
     shapes: State  # ShapeDtypeStructs that carry their shardings
     batch_sharding: NamedSharding
 
@@ -77,6 +81,13 @@ def build(task: Any, config: Any, mesh: Mesh, clock: Clock) -> Steps:
             task.evaluate,
             in_shardings=(layout.params, batch_sharding),
             out_shardings=replicated,
+        ),
+        read=functools.cache(
+            lambda function: jax.jit(
+                function,
+                in_shardings=(layout.params, batch_sharding, replicated),
+                out_shardings=replicated,
+            )
         ),
         shapes=shapes,
         batch_sharding=batch_sharding,

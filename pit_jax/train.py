@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import time
@@ -14,6 +15,7 @@ from pit_jax import checkpoint, evaluate, metrics, rundir, signals, step, tasks
 from pit_jax.config import label
 from pit_jax.data import pipeline, sources
 from pit_jax.errors import EXIT_BUG, NonFiniteLoss, PitError, Stopped
+from pit_jax.evals.context import Context
 from pit_jax.lengths import Clock, every, total_steps
 from pit_jax.meter import Meter
 from pit_jax.models.transformer import attention_choice
@@ -60,15 +62,17 @@ def train(
     writes = jax.process_index() == 0
     if run.exists():
         run.check_same(config)
-    elif writes:
-        run.create()
+    else:
+        initial.check(config)
+        if writes:
+            run.create()
 
     # ---- 2. Devices ------------------------------------------------------------------
     mesh = meshes.make_mesh(config.mesh, devices)
     check_batch(config, dict(mesh.shape))
 
     # ---- 3. Data ---------------------------------------------------------------------
-    train_source = sources.load(config.data, config.data.split)
+    train_source = sources.training(config.data)
     train_reader = pipeline.Reader(train_source, config.data, train=True, seed=config.train.seed)
     eval_source = sources.load(config.data, config.data.eval_split)
     eval_reader = pipeline.Reader(eval_source, config.data, train=False)
@@ -78,7 +82,7 @@ def train(
 
     # ---- 4. Model, optimiser and their compiled steps --------------------------------
     task = tasks.build(pipeline.device_config(config, train_source))
-    check_names(config, task.evaluations())
+    check_names(config, evaluate.offered(task))
     cost = task.flops()
     with jax.set_mesh(mesh):
         attends = attention_choice(config.model, cost.tokens)
@@ -86,11 +90,17 @@ def train(
     train_data = pipeline.Pipeline(
         train_reader, steps.batch_sharding, batch_size, config.data.workers
     )
-    eval_data = pipeline.Pipeline(
-        eval_reader,
-        steps.batch_sharding,
-        config.eval.batch_size or batch_size,
-        config.data.workers,
+
+    def in_order(reader: pipeline.Reader) -> pipeline.Pipeline:
+        size = config.eval.batch_size or batch_size
+        return pipeline.Pipeline(reader, steps.batch_sharding, size, config.data.workers)
+
+    context = Context(
+        config=config,
+        task=task,
+        steps=steps,
+        held_out=in_order(eval_reader),
+        training=lambda: in_order(pipeline.in_order(train_reader, config.data)),
     )
     parameters = sum(x.size for x in jax.tree.leaves(steps.shapes.params))
 
@@ -199,8 +209,9 @@ def train(
                 extra = None
                 if evaluates:
                     with meter.aside("eval"):
-                        what = config.eval.what
-                        last_eval = evaluate.run(what, task, steps, state, eval_data)
+                        draw = functools.partial(writers.picture, number) if writers else None
+                        now = dataclasses.replace(context, state=state, draw=draw)
+                        last_eval = evaluate.run(config.eval.what, now)
                     extra = last_eval
                     score = last_eval.get(checkpoint.BEST_METRIC)
                     saves = saves or saved.would_be_best(score)
@@ -234,12 +245,15 @@ def train(
 
 
 def _describe(evaluation: dict[str, float] | None) -> str:
-    """ "accuracy 96.4 %", empty without an evaluation."""
+    """ "accuracy 96.4 %", or without one "held-out loss 0.1234"; empty without an evaluation."""
+    values = {name.removeprefix("eval/"): value for name, value in (evaluation or {}).items()}
     shown = [
-        f"{name.removeprefix('eval/').replace('_', ' ')} {100 * value:.1f} %"
-        for name, value in (evaluation or {}).items()
-        if "accuracy" in name
+        f"{name.replace('_', ' ')} {100 * value:.1f} %"
+        for name, value in values.items()
+        if name.endswith("accuracy") or name == "accuracy_top5"
     ]
+    if "loss" in values and "accuracy" not in values:
+        shown.insert(0, f"held-out loss {values['loss']:.4f}")
     return ", ".join(shown)
 
 

@@ -5,7 +5,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from pit_jax.config import FIELDS, assign, base, flatten
 from pit_jax.errors import ConfigError
 from pit_jax.lengths import Length
+from pit_jax.models.sizes import num_kept
 from pit_jax.parallel import processes
 
 
@@ -101,6 +102,8 @@ def _check_together(c: ConfigDict) -> None:
             raise ConfigError(message)
 
     m, d, a, t = c.model, c.data, c.data.augmentation, c.train
+    if c.task == "mae":
+        _check_mae(c, require)
     given = [name for name in ("steps", "epochs", "examples") if t[name] is not None]
     require(
         len(given) == 1,
@@ -185,6 +188,58 @@ def _check_together(c: ConfigDict) -> None:
         f" and config.model.mlp={m.mlp}",
     )
     require(not (c.init_from and c.resume), "give config.init_from or config.resume, not both")
+    shots = c.eval.shots
+    require(
+        all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in shots) and shots,
+        f"config.eval.shots={shots}: whole numbers of 1 or more, at least one",
+    )
+
+
+def _check_mae(c: ConfigDict, require: Callable[[bool, str], None]) -> None:
+    ratio = c.mae.mask_ratio
+    patches = (c.data.image_size // c.model.patch) ** 2
+    require(
+        0 < ratio < 1,
+        f"config.mae.mask_ratio={ratio} must lie between 0 and 1, both excluded:"
+        f" {FIELDS['mae.mask_ratio'].doc}",
+    )
+    kept = num_kept(patches, ratio)
+    require(
+        0 < kept < patches,
+        f"config.mae.mask_ratio={ratio} leaves {kept} of an image's {patches} patches visible:"
+        " at least one must be, and one must not",
+    )
+    require(
+        c.model.pool != "patches",
+        "config.model.pool='patches' is for fine-tuning: pre-train with 'cls', whose weights it"
+        " takes",
+    )
+    width, heads = c.mae.decoder_width, c.mae.decoder_heads
+    require(
+        width % heads == 0,
+        f"config.mae.decoder_heads={heads} does not divide config.mae.decoder_width={width}",
+    )
+    require(
+        c.mae.decoder_position != "sincos2d" or width % 4 == 0,
+        "config.mae.decoder_position='sincos2d' needs a config.mae.decoder_width that is a"
+        f" multiple of 4, not {width}",
+    )
+    require(
+        not c.mae.normalise_target or c.model.patch**2 * c.data.channels > 1,
+        "config.mae.normalise_target needs patches of more than one number: with"
+        f" config.model.patch=1 and config.data.channels={c.data.channels} nothing is left",
+    )
+    for name in ("mixup", "cutmix", "erasing"):
+        require(
+            c.data.augmentation[name] == 0,
+            f"config.data.augmentation.{name} has no place in task 'mae': what is mixed or erased"
+            " cannot be reconstructed",
+        )
+    tensor = c.mesh.model
+    require(
+        tensor < 1 or heads % tensor == 0,
+        f"config.mesh.model={tensor} does not divide config.mae.decoder_heads={heads}",
+    )
 
 
 def _batches(c: ConfigDict) -> dict[str, int]:

@@ -94,7 +94,7 @@ def test_a_resolved_config_is_read_back_equal(tmp_path):
         (["--config.train.batch_size=1.5"], "config.train.batch_size"),
         (["--config.train.batch_size"], "Missing value for flag --config.train.batch_size"),
         (["--config.model.drop_path=1.0"], "must be at least 0.0 and at most 0.99"),
-        (["--config.model.pool=clss"], "is none of cls, mean; did you mean 'cls'?"),
+        (["--config.model.pool=clss"], "is none of cls, mean, patches; did you mean 'cls'?"),
         (["--config.model.patch=3"], "model.patch=3 does not divide config.data.image_size=8"),
         (["--config.model.heads=3"], "model.heads=3 does not divide config.model.width=64"),
         (

@@ -280,6 +280,11 @@ def _in_background(iterator: Generator, ahead: int = 2) -> Iterator:
         thread.join()
 
 
+def in_order(reader: Reader, data: Any) -> Reader:
+    """The same images one after the other as they are, without the host's random crops."""
+    return Reader(reader.source, data, train=False) if reader.crop is not None else reader
+
+
 def device_config(config: Any, source: Any) -> Any:
     """The config as the jitted step sees it: without the crops that the host has taken."""
     if not crops_on_host(source, config.data):

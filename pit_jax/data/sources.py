@@ -39,6 +39,10 @@ class Source:
     def __init__(self) -> None:
         self.corrupt: list[str] = []
 
+    def labels(self) -> np.ndarray:
+        """Of all examples, (len,): read without decoding an image where that is possible."""
+        raise NotImplementedError
+
 
 def load(data: Any, split: str) -> Source:
     """The source that a config's `data` group names.
@@ -60,8 +64,20 @@ def load(data: Any, split: str) -> Source:
     return source
 
 
+def training(data: Any) -> Source:
+    """The source that a config trains on: its training split, or `data.per_class` of it.
+
+    Raises:
+      ConfigError: as `load`, and if a class has fewer examples.
+    """
+    source = load(data, data.split)
+    return Few(source, data.per_class, data.per_class_seed) if data.per_class else source
+
+
 def num_examples(data: Any, split: str) -> int | None:
     """Size of a split if it is known without the data, else None."""
+    if data.per_class and split == data.split:
+        return data.per_class * data.num_classes
     known = KNOWN.get(data.name.partition(":")[0])
     return known.splits.get(split) if known else None
 
@@ -93,6 +109,36 @@ class Digits(Source):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return self._images[index], int(self._labels[index])
+
+    def labels(self) -> np.ndarray:
+        return self._labels
+
+
+class Few(Source):
+    """`count` examples of each class of another source, drawn by `seed`, in its order."""
+
+    def __init__(self, source: Source, count: int, seed: int):
+        self.name, self.num_classes = f"{count} a class of {source.name}", source.num_classes
+        self.native_shape, self.corrupt = source.native_shape, source.corrupt
+        labels = source.labels()
+        order = np.random.default_rng(seed).permutation(len(labels))
+        chosen = [order[labels[order] == label][:count] for label in range(self.num_classes)]
+        if short := [str(c) for c, found in enumerate(chosen) if len(found) < count]:
+            raise ConfigError(
+                f"config.data.per_class={count}, but {source.name} has fewer of"
+                f" class{'es' if len(short) > 1 else ''} {', '.join(short[:5])}"
+                f"{', ...' if len(short) > 5 else ''}"
+            )
+        self._source, self._rows = source, np.sort(np.concatenate(chosen))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int] | None:
+        return self._source[int(self._rows[index])]
+
+    def labels(self) -> np.ndarray:
+        return self._source.labels()[self._rows]
 
 
 @functools.cache
@@ -128,6 +174,9 @@ class Folder(Source):
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def labels(self) -> np.ndarray:
+        return np.array([label for _, label in self._files])
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int] | None:
         from PIL import Image
@@ -191,6 +240,7 @@ class TensorFlowDataset(Source):
         height, width = features[self._image].shape[:2]
         self.native_shape = (height, width) if height and width else None
         self._channels = data.channels
+        self._builder, self._split = builder, split
         try:
             self._rows = builder.as_data_source(split=split)
         except (ValueError, KeyError, AssertionError):
@@ -199,6 +249,13 @@ class TensorFlowDataset(Source):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def labels(self) -> np.ndarray:
+        import tensorflow_datasets as tfds
+
+        decoders = {self._image: tfds.decode.SkipDecoding()}
+        rows = self._builder.as_data_source(split=self._split, decoders=decoders)
+        return np.array([int(rows[i][self._label]) for i in range(len(rows))])
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         row = self._rows[index]

@@ -1,4 +1,4 @@
-"""Loss and accuracy over every held-out example, each exactly once."""
+"""The task's own numbers over every held-out example, each exactly once."""
 
 import collections
 from collections.abc import Iterator
@@ -6,14 +6,13 @@ from typing import Any
 
 import jax
 
+from pit_jax.evals.context import Context
 
-def evaluate(steps: Any, state: Any, data: Any) -> Iterator[tuple[str, float]]:
+
+def evaluate(context: Context) -> Iterator[tuple[str, float]]:
     """Yields ("loss", ...), ("accuracy", ...), ... as means, then ("examples", count).
 
-    Args:
-      steps: `evaluate(params, batch)` gives sums over a batch, "examples" among them.
-      state: its `eval_params` are evaluated.
-      data: `evaluate()` iterates over the set, the last batch filled up and masked.
+    `steps.evaluate(params, batch)` gives sums over a batch, "examples" among them.
     """
     totals: dict[str, float] = collections.defaultdict(float)
 
@@ -22,8 +21,8 @@ def evaluate(steps: Any, state: Any, data: Any) -> Iterator[tuple[str, float]]:
             totals[name] += float(value)
 
     pending: Any = {}  # fetched one batch late, so that the device always has work
-    for batch in data.evaluate():
-        sums = steps.evaluate(state.eval_params, batch)
+    for batch in context.held_out.evaluate():
+        sums = context.steps.evaluate(context.state.eval_params, batch)
         add(pending)
         pending = sums
     add(pending)

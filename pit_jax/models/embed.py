@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+IN_BOUNDS = "promise_in_bounds"  # of indices we drew ourselves: nothing to check or fill in
+
 
 def patchify(images: jax.Array, patch: int) -> jax.Array:
     """Cuts images into non-overlapping squares, row by row.
@@ -47,6 +49,11 @@ def sincos2d(grid: tuple[int, int], width: int) -> np.ndarray:
     return np.concatenate([encode(columns), encode(rows)], axis=1).astype(np.float32)
 
 
+def sincos2d_with_cls(grid: tuple[int, int], width: int, cls: bool) -> np.ndarray:
+    """`sincos2d` with a row of zeros in front for [CLS], which has no place in the image."""
+    return np.pad(sincos2d(grid, width), ((int(cls), 0), (0, 0)))
+
+
 class ColourDictionary(nn.Module):
     """A learned vector for every colour, instead of a linear map of the colour's channels.
 
@@ -78,7 +85,11 @@ class ColourDictionary(nn.Module):
 
 
 class Embed(nn.Module):
-    """Images (B, H, W, C) to tokens (B, [1 +] N, width), positions added, [CLS] first."""
+    """Images (B, H, W, C) to tokens (B, [1 +] N, width), positions added, [CLS] first.
+
+    With `keep` (B, K) int32 only these patches of each image become tokens: what is masked
+    is left out before anything is computed of it.
+    """
 
     width: int
     patch: int
@@ -90,9 +101,12 @@ class Embed(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, keep: jax.Array | None = None) -> jax.Array:
         b, h, w, _ = images.shape
         x = patchify(images, self.patch)  # (B, N, p·p·C)
+        count = x.shape[1]
+        if keep is not None:
+            x = jnp.take_along_axis(x, keep[..., None], axis=1, mode=IN_BOUNDS)  # (B, K, p·p·C)
         if self.embed == "dictionary":
             x = ColourDictionary(self.width, self.dictionary_bits, self.dtype, name="colour")(x)
         else:
@@ -106,17 +120,19 @@ class Embed(nn.Module):
             cls = self.param("cls", nn.initializers.normal(0.02), (1, self.width), jnp.float32)
             cls = jnp.broadcast_to(cls.astype(self.dtype), (b, 1, self.width))
             x = jnp.concatenate([cls, x], axis=1)  # (B, 1 + N, width)
+        if self.position == "none":
+            return x
         if self.position == "learned":
             positions = self.param(
                 "position",
                 nn.initializers.normal(self.position_std),
-                (x.shape[1], self.width),
+                (count + self.cls, self.width),
                 jnp.float32,
             )
-            x = x + positions.astype(self.dtype)
-        elif self.position == "sincos2d":
-            table = sincos2d((h // self.patch, w // self.patch), self.width)
-            if self.cls:  # [CLS] has no place in the image
-                table = np.concatenate([np.zeros_like(table[:1]), table])
-            x = x + jnp.asarray(table, self.dtype)
-        return x
+        else:
+            positions = sincos2d_with_cls((h // self.patch, w // self.patch), self.width, self.cls)
+        if keep is not None:
+            # Before the cast: the gradient of a gather adds up in the dtype gathered.
+            rows = jnp.pad(keep + 1, ((0, 0), (1, 0))) if self.cls else keep
+            positions = jnp.asarray(positions).at[rows].get(mode=IN_BOUNDS)  # (B, [1 +] K, width)
+        return x + jnp.asarray(positions).astype(self.dtype)

@@ -17,6 +17,17 @@ SIZES = {
     "h": dict(depth=32, width=1280, mlp=5120, heads=16),
 }
 
+# The masked autoencoder's decoder for an encoder of that size. Public MAE has 512 × 8 with
+# 16 heads for Base and up; the smaller ones are assumed: with it PiT-T's pre-training would
+# cost more than its classification. Heads of 32 channels throughout, as public MAE's.
+DECODERS = {
+    "t": dict(decoder_width=128, decoder_depth=4, decoder_heads=4),
+    "s": dict(decoder_width=256, decoder_depth=4, decoder_heads=8),
+    "b": dict(decoder_width=512, decoder_depth=8, decoder_heads=16),
+    "l": dict(decoder_width=512, decoder_depth=8, decoder_heads=16),
+    "h": dict(decoder_width=512, decoder_depth=8, decoder_heads=16),
+}
+
 _NAME = re.compile(r"(?P<family>pit|vit)(-(?P<size>[a-z]))?(/(?P<patch>[1-9]\d*))?")
 
 
@@ -48,3 +59,13 @@ def parse_name(name: str, sizes: str = "") -> dict:
             " (the number after the slash is the patch size)"
         )
     return dict(patch=int(match["patch"] or 1), **(SIZES[size] if size else {}))
+
+
+def parse_decoder(name: str) -> dict:
+    """The decoder's fields for a name that `parse_name` has read, such as `pit-s`."""
+    return DECODERS[_NAME.fullmatch(name)["size"]]
+
+
+def num_kept(patches: int, mask_ratio: float) -> int:
+    """How many patches a masked autoencoder's encoder sees: rounded down, as public MAE."""
+    return int(patches * (1 - mask_ratio))

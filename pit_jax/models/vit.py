@@ -10,15 +10,17 @@ from pit_jax.models.transformer import Trunk, compute_dtype
 from pit_jax.parallel.mesh import constrain
 
 
-class ViT(nn.Module):
-    """A classifier over patches or, with `patch=1`, over pixels (PiT).
+class Encoder(nn.Module, kw_only=True):
+    """What ViT, PiT and the masked autoencoder have in common: embedding, trunk and norm.
 
-    `pool` "cls" reads the [CLS] token; "mean" has no such token and averages all of them
-    after the final norm. Input: normalised images (B, H, W, C), or images in [0, 1] for
-    the colour dictionary. Output: logits (B, num_classes) in float32.
+    A base class and not a part, so that `embed`, `trunk` and `norm` have the same paths in
+    all of them and weights pass from one to the other as they are.
+
+    `pool` says what stands for the whole image: "cls" the [CLS] token; "mean" the mean of all
+    tokens, without a [CLS] among them; "patches" the mean of all tokens but [CLS], normed
+    after it instead of before (MAE's fine-tuning, He et al. 2021).
     """
 
-    num_classes: int
     width: int
     depth: int
     heads: int
@@ -38,23 +40,36 @@ class ViT(nn.Module):
     remat: str = "none"
     dtype: str = "auto"
 
-    @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    def encode(
+        self,
+        images: jax.Array,
+        keep: jax.Array | None = None,
+        rows: int | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Tokens (B, [1 +] N, d) after the last block, not normed.
+
+        Args:
+          images: normalised, (B, H, W, C); in [0, 1] for the colour dictionary.
+          keep: (B, K) int32, the only patches to encode; None encodes all.
+          rows: return only the first so many tokens.
+          train: with dropout and drop path.
+        """
         dtype = compute_dtype(self.dtype)
         x = Embed(
             width=self.width,
             patch=self.patch,
             position=self.position,
             position_std=self.position_std,
-            cls=self.pool == "cls",
+            cls=has_cls(self.pool),
             embed=self.embed,
             dictionary_bits=self.dictionary_bits,
             dtype=dtype,
             name="embed",
-        )(images.astype(dtype) if self.embed == "linear" else images)
+        )(images.astype(dtype) if self.embed == "linear" else images, keep)
         x = constrain(x, "batch", "seq", None)  # (B, L, d)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = Trunk(
+        return Trunk(
             depth=self.depth,
             heads=self.heads,
             mlp=self.mlp,
@@ -67,20 +82,53 @@ class ViT(nn.Module):
             remat=self.remat,
             dtype=dtype,
             name="trunk",
-        )(x, 1 if self.pool == "cls" else None, train)
-        x = LayerNorm(self.norm_eps, dtype, name="norm")(x)
-        x = x.mean(axis=1, dtype=jnp.float32)  # (B, d); [CLS] pooling has one row
+        )(x, rows, train)
+
+    def represent(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """One vector an image, (B, d) float32: what a head or a probe reads."""
+        dtype = compute_dtype(self.dtype)
+        x = self.encode(images, rows=1 if self.pool == "cls" else None, train=train)
+        if self.pool == "patches":
+            x = x[:, 1:].mean(axis=1, keepdims=True, dtype=jnp.float32).astype(dtype)
+        # Averaged tokens have other statistics than tokens: their norm is one of its own.
+        name = "pool_norm" if self.pool == "patches" else "norm"
+        x = LayerNorm(self.norm_eps, dtype, name=name)(x)
+        return x.mean(axis=1, dtype=jnp.float32)  # (B, d); one row is its own mean
+
+
+class ViT(Encoder, kw_only=True):
+    """A classifier over patches or, with `patch=1`, over pixels (PiT).
+
+    Input: images (B, H, W, C) as `Encoder.encode` takes them. Output: logits
+    (B, num_classes) in float32, or with `head=False` what the head would read, (B, d).
+    """
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False, head: bool = True) -> jax.Array:
+        x = self.represent(images, train)
+        if not head:
+            return x
         init = nn.initializers.truncated_normal(0.02)
-        head = nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=init, name="head")
-        return head(x)
+        return nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=init, name="head")(x)
+
+
+def has_cls(pool: str) -> bool:
+    """Whether a model that pools in this way has a [CLS] token."""
+    return pool != "mean"
 
 
 def build(model, num_classes: int) -> ViT:
     """The module that the `model` group of a resolved config describes."""
-    fields = {k: v for k, v in model.items() if k in ViT.__dataclass_fields__ and k != "name"}
-    return ViT(num_classes=num_classes, **fields)
+    return ViT(num_classes=num_classes, **fields(model))
+
+
+def fields(model) -> dict:
+    """Of a config's `model` group, what an `Encoder` is made with."""
+    return {k: v for k, v in model.items() if k in Encoder.__dataclass_fields__ and k != "name"}
 
 
 def num_tokens(model, image_size: int) -> int:
     """Tokens an image, [CLS] included."""
-    return (image_size // model.patch) ** 2 + (model.pool == "cls")
+    return (image_size // model.patch) ** 2 + has_cls(model.pool)

@@ -22,11 +22,13 @@ PARTITION_RULES = (
     (r"head/kernel$", ("fsdp", None)),
     (r"head/bias$", (None,)),
     (r"embed/(patch/kernel|cls|position|colour/table)$", (None, "fsdp")),
+    (r"decoder/(embed/kernel|mask|position)$", (None, "fsdp")),
     (r"(bias|scale)$", ("fsdp",)),
 )
 
-# No weight decay on norms, biases, layer scale, [CLS] and positions (MAE's recipe).
+# No weight decay on norms, biases, layer scale, [CLS], positions (MAE's recipe) and the mask.
 NO_DECAY_RULES = (r"bias$", r"scale$", r"norm\d?/", r"embed/(cls|position)$")
+NO_DECAY_RULES += (r"decoder/(mask|position)$",)
 
 
 def path_of(keys: Sequence[Any]) -> str:

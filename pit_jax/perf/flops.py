@@ -6,6 +6,8 @@ custom kernels out.
 
 import dataclasses
 
+from pit_jax.models.sizes import num_kept
+
 # Published dense bf16 peak of one device as jax counts devices, FLOP/s. A device kind
 # matches the first entry whose name it contains.
 PEAK_FLOPS = {
@@ -28,7 +30,7 @@ class Flops:
 
     forward: float  # what is computed here: the last block serves only the rows read
     forward_full: float  # as papers count: every row of every layer, no embedding, no head
-    tokens: int
+    tokens: int  # an image in the encoder
     recomputed: float = 0.0  # what remat makes the backward pass compute once more
 
     @property
@@ -51,13 +53,37 @@ def trunk(tokens: int, width: int, mlp: int, depth: int, rows_read: int | None =
 def vit(model, data) -> Flops:
     """FLOPs of a ViT or PiT classifier from its config groups."""
     patches = (data.image_size // model.patch) ** 2
-    tokens = patches + (model.pool == "cls")
+    tokens = patches + (model.pool != "mean")
     shape = (tokens, model.width, model.mlp, model.depth)
-    embed = 2 * patches * model.patch**2 * data.channels * model.width
     head = 2 * model.width * data.num_classes
     computed = trunk(*shape, rows_read=1 if model.pool == "cls" else None)
-    forward = computed + embed * (model.embed == "linear") + head
+    forward = computed + _embedding(model, data, patches) + head
     return Flops(forward, trunk(*shape), tokens, recomputed(*shape, remat=model.remat))
+
+
+def mae(model, data, mae) -> Flops:
+    """FLOPs of a masked autoencoder: the encoder on the kept patches, the decoder on all."""
+    patches = (data.image_size // model.patch) ** 2
+    kept = num_kept(patches, mae.mask_ratio)
+    cls = model.pool != "mean"
+    width = mae.decoder_width
+    encoder = (kept + cls, model.width, model.mlp, model.depth)
+    decoder = (patches + cls, width, 4 * width, mae.decoder_depth)
+    between = 2 * (kept + cls) * model.width * width
+    head = 2 * patches * width * model.patch**2 * data.channels
+    computed = trunk(*encoder) + trunk(*decoder, rows_read=patches)
+    return Flops(
+        computed + between + head + _embedding(model, data, kept),
+        trunk(*encoder) + trunk(*decoder),
+        kept + cls,
+        sum(recomputed(*shape, remat=model.remat) for shape in (encoder, decoder)),
+    )
+
+
+def _embedding(model, data, patches: int) -> float:
+    """Of the linear map to so many tokens; looking colours up multiplies nothing."""
+    linear = model.embed == "linear"
+    return 2 * patches * model.patch**2 * data.channels * model.width * linear
 
 
 def recomputed(tokens: int, width: int, mlp: int, depth: int, remat: str) -> float:

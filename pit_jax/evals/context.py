@@ -1,0 +1,43 @@
+"""What an evaluation is given: a task at one state, held-out data, and where pictures go."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pit_jax.evals.features import Features, extract
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """One run at one step. All processes hold the same and call it alike.
+
+    Attributes:
+      config: resolved.
+      task: see tasks/.
+      steps: its jitted functions, as `step.build` makes them.
+      held_out: `evaluate()` iterates over the evaluation set, the last batch filled up and
+        masked.
+      training: makes the same of the training set, in order and without augmentation; called
+        only by evaluations that need it.
+      state: its `eval_params` are evaluated.
+      draw: takes a picture's name and its (H, W, C) uint8 pixels; None where nothing is to be
+        written.
+    """
+
+    config: Any
+    task: Any
+    steps: Any
+    held_out: Any
+    training: Callable[[], Any]
+    state: Any = None
+    draw: Callable[[str, np.ndarray], None] | None = None
+
+    @functools.cached_property
+    def features(self) -> tuple[Features, Features]:
+        """Of the training set, all views, and of the held-out set: made once for all probes."""
+        views = self.config.eval.views
+        train = extract(self.task, self.steps, self.state, self.training(), views)
+        return train, extract(self.task, self.steps, self.state, self.held_out)

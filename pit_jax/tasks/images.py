@@ -1,0 +1,112 @@
+"""What tasks on images share: how an image enters, a batch's shapes, and the two programs."""
+
+import copy
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pit_jax.data.augmentation import augment, normalise
+from pit_jax.tasks.program import Program
+
+
+class ImageTask:
+    """The base of tasks whose batch is images and labels.
+
+    A batch is {"image": (B, S, S, C) uint8, "label": (B,) int32}, for evaluation also
+    {"mask": (B,) float32}, 0 on the rows that only fill the last batch up.
+    """
+
+    def __init__(self, config: Any):
+        self.config = config
+        # The dictionary looks colours up and wants them in [0, 1].
+        lookup = config.model.embed == "dictionary"
+        self.mean = (0.0,) if lookup else config.data.mean
+        self.std = (1.0,) if lookup else config.data.std
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch."""
+        data = self.config.data
+        image = (batch_size, data.image_size, data.image_size, data.channels)
+        return {
+            "image": jax.ShapeDtypeStruct(image, jnp.uint8),
+            "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        }
+
+    def normalise(self, images: jax.Array) -> jax.Array:
+        """uint8 images as the model sees them, float32."""
+        return normalise(images, self.mean, self.std)
+
+    def image_shape(self) -> tuple[int, int, int, int]:
+        """Of one image as a batch."""
+        return self.batch_shapes(1)["image"].shape
+
+    def vectors(self, params: Any, batch: dict, extra: jax.Array) -> dict[str, jax.Array]:
+        """What the model says of an evaluation batch: "vector" (B, d) float32, and the batch's
+        "label" and "mask"."""
+        del extra
+        return self._vectors(params, batch, self.normalise(batch["image"]))
+
+    def view_vectors(self, params: Any, batch: dict, extra: jax.Array) -> dict[str, jax.Array]:
+        """The same of a random crop and flip of each image, as far as the config has them.
+
+        Args:
+          extra: data of the key that decides which.
+        """
+        options = copy.deepcopy(self.config.data.augmentation)
+        for name in ("grayscale", "mixup", "cutmix", "randaugment", "erasing"):
+            options[name] = 0.0
+        options.jitter = (0.0, 0.0, 0.0, 0.0)
+        images, _ = augment(
+            batch["image"],
+            batch["label"],
+            jax.random.wrap_key_data(extra),
+            options,
+            self.mean,
+            self.std,
+            self.config.data.num_classes,
+        )
+        return self._vectors(params, batch, images)
+
+    def _vectors(self, params: Any, batch: dict, images: jax.Array) -> dict[str, jax.Array]:
+        vectors = self.represent(params, images).astype(jnp.float32)
+        return {"vector": vectors, "label": batch["label"], "mask": batch["mask"]}
+
+    def steps(self, steps: Any) -> dict[str, Program]:
+        """What preflight compiles: the steps that the trainer runs.
+
+        Args:
+          steps: the jitted functions and their layout, as step.build makes them.
+        """
+        train_size = self.config.train.batch_size
+        eval_size = self.config.eval.batch_size or train_size
+        cost, state = self.flops(), steps.shapes
+        train, evaluate = (
+            jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=steps.batch_sharding),
+                batch,
+            )
+            for batch in (
+                self.batch_shapes(train_size),
+                self.batch_shapes(eval_size)
+                | {"mask": jax.ShapeDtypeStruct((eval_size,), jnp.float32)},
+            )
+        )
+        return {
+            "train": Program(
+                steps.train,
+                (state, train),
+                params=state.params,
+                optimizer=(state.opt_state, state.ema, state.step),
+                model_flops=cost.training * train_size,
+                recompute_flops=cost.recomputed * train_size,
+                trains=True,
+            ),
+            "eval": Program(
+                steps.evaluate,
+                (state.eval_params, evaluate),
+                params=state.eval_params,
+                optimizer=(state.opt_state, state.params if state.ema else (), state.step),
+                model_flops=cost.forward * eval_size,
+            ),
+        }

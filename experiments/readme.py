@@ -8,6 +8,7 @@ tables is typed by hand. A result that is not there is said to be not measured.
 
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ BENCHES = {
     "pit-t-3-heads": "PiT-T, 32×32, 3 heads",
     "pit-t-12-heads": "PiT-T, 32×32, 12 heads",
     "pit-t-4097": "PiT-T, 64×64, 3 heads, remat",
+    "mae-pit-t": "PiT-T, 32×32, 12 heads, masked autoencoding",
     "pit-b-gpu": "PiT-B, 32×32, bfloat16, one GPU",
     "pit-l-gpu": "PiT-L, 32×32, bfloat16, one GPU",
 }
@@ -79,6 +81,46 @@ def bench() -> str:
     return "\n".join([*lines, *(f"- {command}" for command in commands)])
 
 
+def mae_speed() -> str:
+    """Pre-training against classification, in images/s."""
+    found = load("bench", "mae-against-classification")
+    if found is None:
+        return "Not measured."
+    ours, other = found["ours"], found["other"]
+    machine, shape = found["machine"], found["config"]
+    about = f"{machine['cores']} cores of {machine['cpu']}, {found['date']}"
+    return (
+        f"A pre-training step of PiT-T at 32×32 and mask ratio {shape['mae']['mask_ratio']:g}"
+        f" takes {ours['step_s']:.2f} s, a classification step {other['step_s']:.2f} s, at batch"
+        f" {shape['train']['batch_size']}: **{found['ratio_to_other']:.2f}** times the images/s"
+        f" (on {about}: `{found['command']}`)."
+    )
+
+
+def mae_digits() -> str:
+    """The table of pre-training on digits: a column a seed, and mean and deviation."""
+    path = RESULTS / "digits-mae.json"
+    if not path.exists():
+        return "Not measured."
+    found = json.loads(path.read_text())
+    runs = found["runs"]
+    head = ["test accuracy, %", *(f"seed {run['seed']}" for run in runs), "mean ± deviation"]
+    rows = []
+    for name, title in (
+        ("scratch", "from scratch, 100 labels"),
+        ("tuned", "pre-trained, then 100 labels"),
+        ("knn_of_pretrained", "pre-trained, frozen: 20 neighbours, all labels"),
+    ):
+        values = [100 * run[name] for run in runs]
+        mean, spread = statistics.mean(values), statistics.stdev(values)
+        rows.append([title, *(f"{v:.1f}" for v in values), f"**{mean:.1f} ± {spread:.1f}**"])
+    minutes = sum(run["seconds"] for run in runs) / 60
+    machine = found["machine"]
+    about = f"Python {machine['python']}, jax {machine['versions']['jax']}, {machine['time'][:10]}"
+    about += f", {minutes:.0f} minutes of training on two x86-64 cores"
+    return "\n".join([table(head, rows), "", f"{about}: `{found['command']}`."])
+
+
 def speed() -> str:
     """The table of what makes a step fast on a CPU."""
     found = json.loads((RESULTS / "speed.json").read_text())
@@ -134,7 +176,7 @@ def render(text: str) -> str:
     Raises:
       ValueError: if a table's marks are missing.
     """
-    for write in (bench, speed, preflight):
+    for write in (bench, speed, preflight, mae_speed, mae_digits):
         name = write.__name__
         marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         if not marks.search(text):

@@ -70,7 +70,7 @@ def preflight(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Measure the training step on this machine, alone or against PyTorch."""
+    """Measure the training step on this machine, alone, against PyTorch or another config."""
     import json
 
     from pit_jax.perf import bench
@@ -161,7 +161,11 @@ def parser() -> Parser:
     sub.add_argument("--json", metavar="OUT", help="also write what was found to this file")
     sub = verb("bench", bench)
     config(sub)
-    sub.add_argument("--against", choices=("torch",), help="alternate with the same in PyTorch")
+    sub.add_argument(
+        "--against",
+        metavar="torch|FILE[:ARG]",
+        help="alternate with the same in PyTorch, or with another config (same overrides)",
+    )
     sub.add_argument(
         "--steps", type=int, default=10, metavar="N", help="steps, or half seconds of them"
     )

@@ -206,5 +206,6 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def label(c: ConfigDict) -> str:
-    """What tables call the model: "PiT", "ViT/2"."""
-    return "PiT" if c.model.patch == 1 else f"ViT/{c.model.patch}"
+    """What tables call the model and its task: "PiT", "ViT/2", "PiT mae"."""
+    name = "PiT" if c.model.patch == 1 else f"ViT/{c.model.patch}"
+    return name if c.task == "classification" else f"{name} {c.task}"

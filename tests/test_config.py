@@ -42,6 +42,12 @@ def test_every_config_resolves_without_an_argument_and_says_what_it_is(path):
         ("configs/cifar100.py:pit-t", 1, 192, 12),
         ("configs/cifar100.py:vit-s/2", 2, 384, 12),
         ("configs/imagenet28.py:pit-l", 1, 1024, 16),
+        ("configs/digits_mae.py:vit/2", 2, 64, 2),
+        ("configs/digits_finetune.py:pit", 1, 64, 2),
+        ("configs/cifar100_mae.py:pit-s", 1, 384, 12),
+        ("configs/cifar100_mae.py:vit-t/2", 2, 192, 12),
+        ("configs/cifar100_finetune.py:pit-t", 1, 192, 12),
+        ("configs/imagenet_mae.py:vit-b/16", 16, 768, 12),
     ],
 )
 def test_the_argument_names_the_model(spec, patch, width, heads):
@@ -124,6 +130,52 @@ def test_a_resolved_config_is_read_back_equal(tmp_path):
 )
 def test_what_does_not_fit_is_refused_in_one_line(words, sentence):
     assert sentence in refused(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--config.mae.mask_ratio=0.0"], "mask_ratio=0.0 must lie between 0 and 1, both excluded"),
+        (["--config.mae.mask_ratio=1.0"], "mask_ratio=1.0 must lie between 0 and 1, both excluded"),
+        (["--config.mae.mask_ratio=-0.5"], "mask_ratio=-0.5 must lie between 0 and 1"),
+        (["--config.mae.mask_ratio=nan"], "mask_ratio=nan must lie between 0 and 1"),
+        (["--config.mae.mask_ratio=0.99"], "leaves 0 of an image's 64 patches visible"),
+        (["--config.mae.mask_ratio=1e-20"], "leaves 64 of an image's 64 patches visible"),
+        (["--config.mae.decoder_heads=3"], "decoder_heads=3 does not divide config.mae.decoder_w"),
+        (["--config.mae.normalise_target"], "needs patches of more than one number"),
+        (["--config.data.augmentation.mixup=0.8"], "augmentation.mixup has no place in task 'mae'"),
+        (["--config.data.augmentation.erasing=0.2"], "erasing has no place in task 'mae'"),
+        (["--config.model.pool=patches"], "pool='patches' is for fine-tuning"),
+        (["--config.mesh.model=2", "--config.mae.decoder_heads=1"], "mesh.model=2 does not divide"),
+        (["--config.eval.shots=()"], "config.eval.shots=()"),
+        (["--config.eval.shots=(0,)"], "config.eval.shots=(0,)"),
+        (
+            ["--config.mae.decoder_position=sincos2d", "--config.mae.decoder_width=6"],
+            "a multiple of 4, not 6",
+        ),
+    ],
+)
+def test_what_cannot_be_masked_is_refused_in_one_line(words, sentence):
+    assert sentence in refused(words, "configs/digits_mae.py:pit")
+
+
+def test_a_decoder_has_the_size_of_its_encoder():
+    found = [
+        tuple(configfile.load(spec).mae[f"decoder_{name}"] for name in ("width", "depth", "heads"))
+        for spec in ("configs/cifar100_mae.py:pit-t", "configs/cifar100_mae.py:vit-s/2")
+    ]
+    assert found == [(128, 4, 4), (256, 4, 8)]
+    public = configfile.load("configs/imagenet_mae.py:vit-b/16")
+    assert (public.mae.decoder_width, public.mae.decoder_depth, public.mae.decoder_heads) == (
+        512,
+        8,
+        16,
+    )
+    assert public.mae.normalise_target
+    assert public.mae.decoder_position == public.model.position == "sincos2d"
+    pixels = configfile.load("configs/cifar100_mae.py:pit-t")
+    assert pixels.mae.decoder_position == pixels.model.position == "learned"
+    assert not pixels.mae.normalise_target
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,23 @@ def test_weight_decay_spares_norms_biases_cls_and_positions(options):
     np.testing.assert_allclose(found["head"]["kernel"], -0.5)
 
 
+def test_a_decoder_decays_but_for_its_mask_and_positions_and_is_no_layer(options):
+    tree = params()
+    group = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    trunk = {"blocks": {"query": {"kernel": jnp.ones((7, 3, 3))}}, "last": {"query": dict(group)}}
+    tree["decoder"] = {"embed": group, "head": dict(group), "trunk": trunk}
+    tree["decoder"] |= {"mask": jnp.ones((1, 3)), "position": jnp.ones((5, 3))}
+    options.weight_decay = 0.5
+    found = update(options, gradient=0.0, tree=tree)["decoder"]
+    assert not np.any(found["mask"])
+    assert not np.any(found["position"])
+    assert not np.any(found["embed"]["bias"])
+    np.testing.assert_allclose(found["embed"]["kernel"], -0.5)
+    options.update(name="sgd", betas=(0.0, 0.0), layer_decay=0.5, weight_decay=0.0)
+    for x in jax.tree.leaves(update(options, gradient=1.0, tree=tree)["decoder"]):
+        np.testing.assert_allclose(x, -1)
+
+
 def test_layer_decay_counts_from_the_head(options):
     options.update(name="sgd", betas=(0.0, 0.0), layer_decay=0.5)
     found = update(options, gradient=1.0)

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from pit_jax.evals import accuracy
 from pit_jax.evals.context import Context
@@ -45,6 +44,8 @@ def grid(rows: dict[str, np.ndarray]) -> np.ndarray:
     Args:
       rows: name → (n, S, S, C) grey levels in [0, 255], C = 1 or 3.
     """
+    from PIL import Image, ImageDraw, ImageFont  # which a machine that only benches may lack
+
     count, size = next(iter(rows.values())).shape[:2]
     factor = max(1, round(_CELL / size))
     cell = size * factor

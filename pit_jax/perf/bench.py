@@ -1,4 +1,5 @@
-"""`pit-jax bench`: how fast the trainer's own step is, alone or side by side with PyTorch."""
+"""`pit-jax bench`: how fast the trainer's own step is, alone or side by side with another:
+the same model in PyTorch, or another config of ours."""
 
 import contextlib
 import datetime
@@ -22,7 +23,7 @@ from pit_jax.perf import flops
 from pit_jax.perf.worker import Worker
 
 SCHEMA = 1
-_EQUAL = 1e-4  # of the largest logit, and of the loss
+_EQUAL = 1e-4  # of the largest output, and of the loss
 _TURN_S = 0.5  # a turn runs one step, or as many as fit into this time
 _OURS, _TORCH = "pit_jax.perf.bench_ours", "pit_jax.perf.bench_torch"
 
@@ -33,12 +34,13 @@ class Unequal(PitError):
     exit_code = 1
 
 
-def bench(config: Any, against: str | None = None, turns: int = 10) -> dict[str, Any]:
+def bench(config: Any, against: str | Any = None, turns: int = 10) -> dict[str, Any]:
     """Measures one training step on this machine.
 
     Args:
       config: a resolved config.
-      against: "torch" to alternate with the same model in PyTorch, or None.
+      against: "torch" to alternate with the same model in PyTorch, another resolved config to
+        alternate with its step, or None.
       turns: how often each side is asked; a turn is one step, or half a second of them, after
         one that is not timed.
 
@@ -48,81 +50,106 @@ def bench(config: Any, against: str | None = None, turns: int = 10) -> dict[str,
       computes, of which ours needs fewer: no more of the last block than is read.
 
     Raises:
-      ConfigError: if the config cannot run here, or PyTorch is missing.
-      Unequal: if logits or loss of the two differ by more than 1e-4.
+      ConfigError: if a config cannot run here, or PyTorch is missing.
+      Unequal: if outputs or loss of ours and PyTorch's differ by more than 1e-4.
     """
-    if against:
+    torch = against == "torch"
+    if torch:
         _check_torch(config)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        start = {"config": configfile.to_json(config), "cache": f"{folder}/cache"}
         arrays = f"{folder}/arrays.npz"
-        with Worker(_OURS) as cold:
-            _say("compiling")
-            cold.ask("start", **start)
-            compile_cold = cold.ask("compile_step")
-            cold.ask("prepare")  # compiles what starts the state
-            if against:
-                cold.ask("export", path=arrays)
-        sides, theirs = {}, None
-        if against:
+        ours, facts = _ours(stack, config, f"{folder}/cache", arrays if torch else None)
+        sides, known = {"ours": ours}, {"ours": facts}
+        if torch:
             theirs = _torch_arguments(config, arrays)
             difference = _differences(theirs, folder)
             sides["torch"] = stack.enter_context(Worker(_TORCH))
-            torch_facts = sides["torch"].ask("start", **theirs)
-        # A process of its own for the timing: its memory holds no compilation.
-        ours = sides["ours"] = stack.enter_context(Worker(_OURS))
-        facts = ours.ask("start", **start)
-        compile_warm = ours.ask("compile_step")
-        ours.ask("prepare")
+            known["torch"] = sides["torch"].ask("start", **theirs)
+            known["torch"]["flops"] = facts["flops_full"]
+            known["torch"]["batch_size"] = facts["batch_size"]
+        elif against is not None:
+            sides["other"], known["other"] = _ours(stack, against, f"{folder}/other")
         times = _alternate(sides, turns)
         peak_bytes = {name: side.ask("memory") for name, side in sides.items()}
         matmul_peak = ours.ask("matmul_peak")
 
     published = flops.peak(facts["device_kind"])
-    images = config.train.batch_size
 
-    def row(name: str, operations: float, start_bytes: int) -> dict[str, Any]:
+    def row(name: str) -> dict[str, Any]:
+        side = known[name]
         step_s = statistics.median(times[name])
-        rate = operations * images / step_s
+        rate = side["flops"] * side["batch_size"] / step_s
         quartiles = statistics.quantiles(times[name], n=4)
-        return {
+        return side.get("compiled", {}) | {
             "step_s": step_s,
             "step_s_iqr": quartiles[2] - quartiles[0],
             "steps": len(times[name]),
-            "images_per_s": images / step_s,
+            "images_per_s": side["batch_size"] / step_s,
             "flops_per_s": rate,
             "share_of_measured_peak": rate / matmul_peak,
             "mfu": rate / (facts["devices"] * published) if published else None,
             "peak_bytes": peak_bytes[name],
-            "start_bytes": start_bytes,
+            "start_bytes": side["start_bytes"],
         }
 
-    compiled = {"compile_cold_s": compile_cold, "compile_warm_s": compile_warm}
+    rows = {name: row(name) for name in sides}
     result = {
         "schema": SCHEMA,
         "label": label(config),
         "config": config.to_dict(),
         "machine": _machine(facts, matmul_peak),
-        "versions": _versions() | (torch_facts["versions"] if against else {}),
+        "versions": _versions() | (known["torch"]["versions"] if torch else {}),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": _command(sys.argv[1:]),
         "tokens": facts["tokens"],
         "attention": facts["attention"],
-        "ours": compiled | row("ours", facts["flops"], facts["start_bytes"]),
-    }
-    if against:
-        theirs = row("torch", facts["flops_full"], torch_facts["start_bytes"])
-        result["torch"] = theirs
+    } | rows
+    if torch:
         result["difference"] = difference
-        result["ratio_to_torch"] = result["ours"]["images_per_s"] / theirs["images_per_s"]
+    elif against is not None:
+        result |= {"other_label": label(against), "other_config": against.to_dict()}
+    for name in set(rows) - {"ours"}:
+        ratio = rows["ours"]["images_per_s"] / rows[name]["images_per_s"]
+        result[f"ratio_to_{name}"] = ratio
     return result
+
+
+def _ours(
+    stack: contextlib.ExitStack, config: Any, cache: str, arrays: str | None = None
+) -> tuple[Worker, dict[str, Any]]:
+    """A worker that is ready to run a config's step, and what is known of it.
+
+    Args:
+      stack: ends the worker.
+      config: resolved.
+      cache: a new folder for its compilations.
+      arrays: the .npz file for PyTorch to write, if wanted.
+    """
+    start = {"config": configfile.to_json(config), "cache": cache}
+    with Worker(_OURS) as cold:
+        _say(f"compiling {label(config)}")
+        cold.ask("start", **start)
+        compile_cold = cold.ask("compile_step")
+        cold.ask("prepare")  # compiles what starts the state
+        if arrays:
+            cold.ask("export", path=arrays)
+    # A process of its own for the timing: its memory holds no compilation.
+    worker = stack.enter_context(Worker(_OURS))
+    facts = worker.ask("start", **start)
+    facts["compiled"] = {
+        "compile_cold_s": compile_cold,
+        "compile_warm_s": worker.ask("compile_step"),
+    }
+    facts["batch_size"] = config.train.batch_size
+    worker.ask("prepare")
+    return worker, facts
 
 
 def _check_torch(config: Any) -> None:
     """Refuses what the other side cannot do before anything is compiled."""
-    from pit_jax.weights.huggingface import check_expressible
+    from pit_jax.weights import counterpart
 
-    check_expressible(config.model)
+    counterpart.check_expressible(config)
     missing = [n for n in ("torch", "transformers") if importlib.util.find_spec(n) is None]
     if missing:
         raise ConfigError(
@@ -131,29 +158,29 @@ def _check_torch(config: Any) -> None:
 
 
 def _torch_arguments(config: Any, arrays: str) -> dict[str, Any]:
-    from pit_jax.weights import huggingface
+    from pit_jax.weights import counterpart
 
     fields = ("lr", "betas", "eps", "weight_decay")
     return {
         "arrays": arrays,
-        "model": huggingface.config(config.model, config.data),
+        "model": counterpart.description(config),
         "optim": {name: config.optim[name] for name in fields},
         "cores": len(os.sched_getaffinity(0)),
     }
 
 
 def _differences(arguments: dict, folder: str) -> dict[str, float]:
-    """How far the two sides are apart before any timing, as shares of the largest logit
+    """How far the two sides are apart before any timing, as shares of the largest output
     and of the loss."""
-    _say("comparing logits and loss with PyTorch")
-    path = f"{folder}/logits.npy"
+    _say("comparing outputs and loss with PyTorch")
+    path = f"{folder}/outputs.npy"
     with Worker(_TORCH) as worker:
         worker.ask("start", **arguments)
-        loss = worker.ask("results", logits=path)["loss"]
+        loss = worker.ask("results", outputs=path)["loss"]
     with np.load(arguments["arrays"]) as ours:
-        expected, our_loss = ours["logits"], float(ours["loss"])
+        expected, our_loss = ours["outputs"], float(ours["loss"])
     difference = {
-        "logits": float(np.abs(np.load(path) - expected).max() / np.abs(expected).max()),
+        "outputs": float(np.abs(np.load(path) - expected).max() / np.abs(expected).max()),
         "loss": abs(loss - our_loss) / abs(our_loss),
     }
     for name, value in difference.items():
@@ -226,8 +253,10 @@ def _say(text: str) -> None:
 def report(result: dict[str, Any]) -> str:
     """The result for people, 80 columns wide."""
     config, machine = result["config"], result["machine"]
-    sides = [name for name in ("ours", "torch") if name in result]
+    sides = [name for name in ("ours", "torch", "other") if name in result]
     heads = {"ours": "pit_jax", "torch": "PyTorch"}
+    if "other" in result:
+        heads = {"ours": result["label"], "other": result["other_label"]}
     lines = [
         f"{result['label']}: {result['tokens']} tokens, batch {config['train']['batch_size']},"
         f" attention {result['attention']}",
@@ -260,9 +289,15 @@ def report(result: dict[str, Any]) -> str:
     add("of it before the first step", "start_bytes", lambda x: f"{x / 2**20:,.0f} MiB")
     if "ratio_to_torch" in result:
         lines += ["", f"pit_jax is {result['ratio_to_torch']:.2f} times as fast as PyTorch"]
+    if "ratio_to_other" in result:
+        ratio = f"{result['ratio_to_other']:.2f} times the images/s"
+        lines += ["", f"{result['label']} has {ratio} of {result['other_label']}"]
     return "\n".join(lines)
 
 
 def main(spec: str, overrides: Sequence[str], against: str | None, turns: int) -> dict[str, Any]:
-    """Loads the config and measures it."""
-    return bench(configfile.load(spec, overrides), against, turns)
+    """Loads the config, and the one it is held against if there is one, and measures."""
+    config = configfile.load(spec, overrides)
+    if against in (None, "torch"):
+        return bench(config, against, turns)
+    return bench(config, configfile.load(against, overrides), turns)

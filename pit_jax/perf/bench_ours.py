@@ -73,30 +73,29 @@ def export(path: str) -> None:
     it in float32, to an .npz file."""
     import jax
     import jax.numpy as jnp
-    import optax
 
     from pit_jax import tasks
     from pit_jax.config import assign
-    from pit_jax.weights import huggingface
+    from pit_jax.weights import counterpart
 
     c = validation.resolve(_state["config"])
     assign(c, "model.dtype", "float32")
     task = tasks.build(c)
     with jax.set_mesh(_state["mesh"]), jax.default_matmul_precision("highest"):
         params = task.init(jax.random.key(c.train.seed))
-        # Heads start near zero and would hide what comes before them.
-        params["head"]["kernel"] = 20 * params["head"]["kernel"]
+        if "head" in params:  # which starts near zero and would hide what comes before it
+            params["head"]["kernel"] = 20 * params["head"]["kernel"]
         ready = jax.jit(task.augment)(_state["batch"], jax.random.key(1))
-        apply = jax.jit(lambda p, x: task.model.apply({"params": p}, x))
-        logits = apply(params, ready["image"])
-        loss = optax.softmax_cross_entropy(logits, ready["target"]).mean()
-        arrays = {
-            "image": jnp.moveaxis(ready["image"], -1, 1),  # (B, C, H, W)
-            "target": ready["target"],
-            "logits": logits,
-            "loss": loss,
-        }
-        theirs = huggingface.to_huggingface(params, c.model, c.data)
+        outputs, loss = jax.jit(task.outputs)(params, ready)
+        arrays = {"outputs": outputs, "loss": loss}
+        arrays["image"] = jnp.moveaxis(ready["image"], -1, 1)  # (B, C, H, W)
+        if "keep" in ready:  # the other side keeps the patches of the least noise
+            noise = np.ones((len(ready["keep"]), task.patches), np.float32)
+            np.put_along_axis(noise, np.asarray(ready["keep"]), 0, axis=1)
+            arrays["noise"] = noise
+        else:
+            arrays["target"] = ready["target"]
+        theirs = counterpart.tensors(params, c)
     arrays |= {f"weight/{name}": value for name, value in theirs.items()}
     np.savez(path, **{name: np.asarray(value) for name, value in arrays.items()})
 

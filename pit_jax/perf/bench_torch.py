@@ -1,8 +1,8 @@
 """The side of a bench that runs the same model in PyTorch, in a process of its own.
 
-Hugging Face's ViT with scaled-dot-product attention and our weights; a step is forward,
-loss, backward and fused AdamW, with as many threads as cores. On a GPU bfloat16 products
-by autocast and torch.compile.
+Hugging Face's ViT or ViTMAE with scaled-dot-product attention and our weights; a step is
+forward, loss, backward and fused AdamW, with as many threads as cores. On a GPU bfloat16
+products by autocast and torch.compile.
 """
 
 import json
@@ -23,7 +23,7 @@ def start(arrays: str, model: dict, optim: dict, cores: int) -> dict:
 
     Args:
       arrays: the .npz file that our side wrote.
-      model: transformers' ViTConfig as a dict.
+      model: transformers' config.json as a dict; its "architectures" names the class.
       optim: lr, betas, eps and weight_decay of AdamW.
       cores: threads on a CPU.
     """
@@ -43,19 +43,22 @@ def start(arrays: str, model: dict, optim: dict, cores: int) -> dict:
     safetensors.numpy.save_file(weights, f"{folder}/model.safetensors")
     with open(f"{folder}/config.json", "w") as file:
         json.dump(model, file)
-    net, report = transformers.ViTForImageClassification.from_pretrained(
+    net, report = getattr(transformers, model["architectures"][0]).from_pretrained(
         folder, attn_implementation="sdpa", output_loading_info=True
     )
     if report["missing_keys"] or report["unexpected_keys"]:
         raise RuntimeError(f"not all weights were loaded: {report}")
     del weights
     net = net.to(device).train()
+    given = {"pixel_values": "image", "noise": "noise"}
+    inputs = {ours: loaded[name] for ours, name in given.items() if name in loaded.files}
+    target = torch.from_numpy(loaded["target"]).to(device) if "target" in loaded.files else None
     _state.update(
         torch=torch,
         device=device,
         net=net,
-        image=torch.from_numpy(loaded["image"]).to(device),
-        target=torch.from_numpy(loaded["target"]).to(device),
+        inputs={name: torch.from_numpy(x).to(device) for name, x in inputs.items()},
+        target=target,
         optimiser=torch.optim.AdamW(net.parameters(), fused=True, **optim),
         step=_step,
     )
@@ -67,22 +70,29 @@ def start(arrays: str, model: dict, optim: dict, cores: int) -> dict:
     }
 
 
-def results(logits: str) -> dict:
-    """Logits and loss in float32; the logits go to the .npy file `logits`."""
-    torch, net = _state["torch"], _state["net"]
+def results(outputs: str) -> dict:
+    """Outputs and loss in float32; the outputs go to the .npy file of that name."""
+    torch = _state["torch"]
     with torch.no_grad():
-        out = net(pixel_values=_state["image"]).logits.float()
-        loss = torch.nn.functional.cross_entropy(out, _state["target"])
-    np.save(logits, out.cpu().numpy())
+        found, loss = _forward()
+    np.save(outputs, found.float().cpu().numpy())
     return {"loss": float(loss)}
+
+
+def _forward() -> tuple[Any, Any]:
+    """Logits or reconstruction, and the loss."""
+    out = _state["net"](**_state["inputs"])
+    if _state["target"] is None:  # a masked autoencoder makes its own loss
+        return out.logits, out.loss
+    loss = _state["torch"].nn.functional.cross_entropy(out.logits.float(), _state["target"])
+    return out.logits, loss
 
 
 def _step() -> Any:
     torch = _state["torch"]
     on_gpu = _state["device"].type == "cuda"
     with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
-        logits = _state["net"](pixel_values=_state["image"]).logits
-    loss = torch.nn.functional.cross_entropy(logits.float(), _state["target"])
+        _, loss = _forward()
     loss.backward()
     return loss
 

@@ -63,6 +63,11 @@ class Classification(ImageTask):
         """Logits (B, classes) of uint8 images (B, S, S, C)."""
         return self.model.apply({"params": params}, self.normalise(images))
 
+    def outputs(self, params: Any, batch: dict) -> tuple[jax.Array, jax.Array]:
+        """Logits of an augmented batch and its mean loss, without dropout."""
+        logits = self.model.apply({"params": params}, batch["image"])
+        return logits, optax.softmax_cross_entropy(logits, batch["target"]).mean()
+
     def represent(self, params: Any, images: jax.Array) -> jax.Array:
         """What the head reads, (B, d), of images as the model sees them (normalised)."""
         return self.model.apply({"params": params}, images, head=False)

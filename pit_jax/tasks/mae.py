@@ -100,6 +100,11 @@ class MaskedAutoencoding(ImageTask):
             "mask": batch["mask"],
         }
 
+    def outputs(self, params: Any, batch: dict) -> tuple[jax.Array, jax.Array]:
+        """The prediction for an augmented batch and its mean loss, without dropout."""
+        losses, predicted = self._losses(params, batch["image"], batch["keep"])
+        return predicted, losses.mean()
+
     def represent(self, params: Any, images: jax.Array) -> jax.Array:
         """The encoder's vector of each whole image, (B, d), as a head would read it."""
         return self.model.apply({"params": params}, images)

@@ -8,7 +8,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from pit_jax.errors import ConfigError
-from pit_jax.weights import huggingface, huggingface_mae, tensors
+from pit_jax.weights import counterpart, huggingface, huggingface_mae, tensors
 
 # Our config field → theirs in config.json, and the default of transformers' ViTConfig.
 _FIELDS = {
@@ -100,15 +100,9 @@ def write(directory: epath.PathLike, params: Mapping, config: Any) -> None:
       StorageError: if a file cannot be written.
     """
     root = epath.Path(directory)
-    groups = (config.model, config.data)
-    if config.task == "mae":
-        found = huggingface_mae.to_huggingface(params, *groups, config.mae)
-        text = huggingface_mae.config(*groups, config.mae)
-    else:
-        found = huggingface.to_huggingface(params, *groups)
-        text = huggingface.config(*groups)
-    tensors.write(root / "model.safetensors", found)
-    tensors.write_whole(root / "config.json", (json.dumps(text, indent=2) + "\n").encode())
+    tensors.write(root / "model.safetensors", counterpart.tensors(params, config))
+    text = json.dumps(counterpart.description(config), indent=2) + "\n"
+    tensors.write_whole(root / "config.json", text.encode())
 
 
 def _read_config(path: epath.Path) -> dict[str, Any]:

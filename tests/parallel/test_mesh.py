@@ -10,7 +10,7 @@ from pit_jax.data import pipeline
 from pit_jax.errors import ConfigError
 from pit_jax.lengths import Clock
 from pit_jax.parallel import mesh as meshes
-from pit_jax.parallel.rules import partition
+from pit_jax.parallel.rules import map_with_path, partition
 
 STEPS = 20
 
@@ -104,6 +104,23 @@ def test_optimiser_state_is_laid_out_like_its_parameter(wide):
         if "blocks" in str(path) and "'up'" in str(path) and "kernel" in str(path)
     }
     assert specs == {tuple(kernel)}
+
+
+def test_every_parameter_of_a_masked_autoencoder_is_split(tiny):
+    """Over fsdp, all but what one row or one number an output makes too small to matter."""
+    tiny.task = "mae"
+    tiny.mae.update(decoder_width=16, decoder_heads=2)
+    tiny.model.update(width=32)
+    task = tasks.build(validation.resolve(tiny))
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    whole = []
+
+    def look(path, x):
+        if "fsdp" not in str(partition(path, x.shape, sizes(fsdp=4))):
+            whole.append(path)
+
+    map_with_path(look, params)
+    assert whole == ["decoder/head/bias"]
 
 
 def test_axes_that_do_not_divide_are_left_out():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ TINY = [
     "--config.model.depth=2",
     "--config.train.batch_size=8",
 ]
+TINY_MAE = ["--config=configs/digits_mae.py:pit", *TINY[1:], "--config.mae.decoder_depth=1"]
 FIELDS = {
     "compile_cold_s",
     "compile_warm_s",
@@ -79,13 +81,37 @@ def test_the_json_and_what_it_needs(tmp_path):
     assert any(line.startswith("peak memory") and "MiB" in line for line in lines)
 
 
+def test_against_another_config(tmp_path, capsys):
+    """Masked autoencoding against classification, with the same overrides, by turns."""
+    out = tmp_path / "bench.json"
+    words = ["bench", *TINY_MAE, "--against", "configs/digits.py:pit", "--steps", "2"]
+    assert cli.run([*words, "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert set(found["other"]) >= FIELDS
+    assert (found["label"], found["other_label"]) == ("PiT mae", "PiT")
+    assert (found["config"]["task"], found["other_config"]["task"]) == ("mae", "classification")
+    assert found["config"]["model"]["width"] == found["other_config"]["model"]["width"] == 16
+    ours, other = found["ours"]["images_per_s"], found["other"]["images_per_s"]
+    assert found["ratio_to_other"] == pytest.approx(ours / other)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert re.fullmatch(r"PiT mae has \d+\.\d\d times the images/s of PiT", lines[-1])
+
+
+def test_another_config_that_is_not_there_is_refused(capsys):
+    assert cli.run(["bench", *TINY, "--against", "configs/none.py:pit"]) == 2
+    assert capsys.readouterr().err == "pit-jax: there is no config file configs/none.py\n"
+
+
 @pytest.mark.parity
-def test_against_torch_equal_first(tmp_path):
+@pytest.mark.parametrize("name", ["TINY", "TINY_MAE"])
+def test_against_torch_equal_first(tmp_path, name):
     pytest.importorskip("torch")
     out = tmp_path / "bench.json"
-    assert cli.run(["bench", *TINY, "--against", "torch", "--steps", "2", "--json", str(out)]) == 0
+    words = globals()[name]
+    assert cli.run(["bench", *words, "--against", "torch", "--steps", "2", "--json", str(out)]) == 0
     found = json.loads(out.read_text())
-    assert found["difference"]["logits"] < 1e-4
+    assert found["difference"]["outputs"] < 1e-4
     assert found["difference"]["loss"] < 1e-4
     ours, theirs = found["ours"]["images_per_s"], found["torch"]["images_per_s"]
     assert found["ratio_to_torch"] == pytest.approx(ours / theirs)
@@ -106,7 +132,7 @@ def test_other_weights_are_not_timed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(bench, "_torch_arguments", wrong)
     config = bench.configfile.load(TINY[0].removeprefix("--config="), TINY[1:])
-    with pytest.raises(bench.Unequal, match=r"logits of PyTorch differ by .* nothing was timed"):
+    with pytest.raises(bench.Unequal, match=r"outputs of PyTorch differ by .* nothing was timed"):
         bench.bench(config, "torch", 2)
 
 

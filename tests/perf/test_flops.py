@@ -41,6 +41,38 @@ def test_the_compiler_counts_the_same_for_one_unrolled_layer():
     assert cost["flops"] == pytest.approx(flops.vit(config.model, config.data).forward, rel=0.05)
 
 
+def test_a_masked_autoencoder_is_counted_by_what_it_computes():
+    """Encoder on 256 of 1024 pixels and [CLS], decoder on all: a third of classification."""
+    config = configfile.load("configs/cifar100_mae.py:pit-t")
+    cost = flops.mae(config.model, config.data, config.mae)
+    encoder = 12 * (2 * 257 * 12 * 192**2 + 4 * 257**2 * 192)
+    decoder = 4 * (2 * 1025 * 12 * 128**2 + 4 * 1025**2 * 128)
+    assert cost.forward_full == pytest.approx(encoder + decoder)
+    assert cost.tokens == 257
+    classification = configfile.load("configs/cifar100.py:pit-t")
+    ratio = flops.vit(classification.model, classification.data).forward / cost.forward
+    assert 2.5 < ratio < 2.9
+    short = configfile.load("configs/cifar100_mae.py:pit-t", ["--config.model.pool=mean"])
+    assert flops.mae(short.model, short.data, short.mae).tokens == 256
+
+
+def test_the_compiler_counts_the_same_for_one_layer_of_encoder_and_decoder():
+    import jax
+    import jax.numpy as jnp
+
+    from pit_jax.models import mae
+
+    words = ["--config.model.depth=1", "--config.mae.decoder_depth=1", "--config.model.heads=4"]
+    words += ["--config.data.image_size=16"]
+    config = configfile.load("configs/cifar100_mae.py:pit-s", words)
+    model = mae.build(config.model, config.mae)
+    image, keep = jnp.zeros((1, 16, 16, 3)), jnp.arange(64, dtype=jnp.int32)[None]
+    params = jax.eval_shape(model.init, jax.random.key(0), image, keep)
+    cost = jax.jit(model.apply).lower(params, image, keep).compile().cost_analysis()
+    expected = flops.mae(config.model, config.data, config.mae).forward
+    assert cost["flops"] == pytest.approx(expected, rel=0.05)
+
+
 def test_the_last_block_is_cheaper_with_cls_only():
     full = flops.trunk(1025, 192, 768, 12)
     short = flops.trunk(1025, 192, 768, 12, rows_read=1)

@@ -75,14 +75,8 @@ def main(workdir: Path, seeds: list[int], output: Path | None) -> None:
     tables.show("PiT on 8×8 digits, 360 held out", heads, rows)
     if output:
         run = rundir.RunDir(workdir / f"tuned-seed{seeds[0]}")
-        environment = json.loads((run.path / "env.json").read_text())[0]
-        kept = ("time", "commit", "versions", "python", "platform", "devices")
         command = f"python -m experiments.digits_mae {workdir} --seeds {' '.join(map(str, seeds))}"
-        text = {
-            "command": command,
-            "machine": {key: environment[key] for key in kept},
-            "runs": results,
-        }
+        text = {"command": command, "machine": run.machine(), "runs": results}
         output.write_text(json.dumps(text, indent=2) + "\n")
 
 

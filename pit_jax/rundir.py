@@ -117,6 +117,12 @@ class RunDir:
         self.write("env.json", json.dumps(entries, indent=2) + "\n")
         return len(entries)
 
+    def machine(self) -> dict[str, Any]:
+        """What the first start ran on, as results that are kept elsewhere say it."""
+        kept = ("time", "commit", "versions", "python", "platform", "devices")
+        first = self._json("env.json", [{}])[0]
+        return {key: first[key] for key in kept if key in first}
+
     # Status ---------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:

@@ -25,6 +25,8 @@ _HELD_OUT = 360  # of the 1797 digits
 class Source:
     """len(source) examples; source[i] is ((H, W, C) uint8, label), or None if corrupt.
 
+    source.labels() are all labels, (len,), read without decoding an image.
+
     Attributes:
       name: for messages.
       num_classes: as the set itself says.
@@ -38,10 +40,6 @@ class Source:
 
     def __init__(self) -> None:
         self.corrupt: list[str] = []
-
-    def labels(self) -> np.ndarray:
-        """Of all examples, (len,): read without decoding an image where that is possible."""
-        raise NotImplementedError
 
 
 def load(data: Any, split: str) -> Source:

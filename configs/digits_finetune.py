@@ -21,7 +21,7 @@ def get_config(arg="pit"):
     c.data.update(name="digits", image_size=8, channels=1, num_classes=10, per_class=10)
     c.optim.update(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup="10%", clip=1.0)
     c.optim.layer_decay = 0.75
-    c.train.update(batch_size=50, steps=500, log_every=50)
+    c.train.update(batch_size=40, steps=500, log_every=50)
     c.eval.every = "100 steps"
     c.checkpoint.every = "250 steps"
     return c

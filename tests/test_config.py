@@ -34,6 +34,14 @@ def test_every_config_resolves_without_an_argument_and_says_what_it_is(path):
     assert "ssumed" in text or "own" in text
 
 
+@pytest.mark.parametrize("path", sorted(glob.glob("configs/*.py")))
+def test_every_config_names_evaluations_that_there_are(path):
+    from pit_jax import evaluate, tasks
+
+    resolved = configfile.load(path)
+    validation.check_names(resolved, evaluate.offered(tasks.build(resolved)))
+
+
 @pytest.mark.parametrize(
     ("spec", "patch", "width", "heads"),
     [

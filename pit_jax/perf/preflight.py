@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from pit_jax import step, tasks
+from pit_jax import evaluate, step, tasks
 from pit_jax.config import assign
 from pit_jax.data import pipeline, sources
 from pit_jax.errors import ConfigError
@@ -255,7 +255,7 @@ def _programs(config: Any, mesh: jax.sharding.Mesh) -> tuple[dict[str, Program],
     clock = Clock(config.train.batch_size, examples or 0, total)
     shape = types.SimpleNamespace(native_shape=sources.native_shape(config.data))
     task = tasks.build(pipeline.device_config(config, shape))
-    check_names(config, task.evaluations())
+    check_names(config, evaluate.offered(task))
     return task.steps(step.build(task, config, mesh, clock)), clock
 
 

@@ -86,6 +86,17 @@ def test_a_config_that_fits(capsys, tmp_path):
     assert hours < found["chip_hours"] < 1.2 * hours  # evaluations come on top
 
 
+def test_masked_autoencoding_is_compiled_with_probes_among_its_evaluations(tmp_path):
+    out = tmp_path / "out.json"
+    words = ["--config", "configs/digits_mae.py:pit", "--topology", "v5e-8", *SMALL]
+    assert cli.run(["preflight", *words, "--json", str(out)]) == 0
+    train = json.loads(out.read_text())["steps"]["train"]
+    assert train["fits"]
+    kinds = {c["kind"] for c in train["collectives"]}
+    assert "all-reduce" in kinds
+    assert not kinds & {"all-gather", "all-to-all"}  # masking moves nothing between chips
+
+
 def test_what_does_not_fit_ends_with_4_after_the_report(capsys, tmp_path):
     words = ["--topology", "v5e-4", "--config.train.batch_size=4194304", "--json"]
     code = cli.run([*DIGITS, *SMALL, *words, str(tmp_path / "out.json")])

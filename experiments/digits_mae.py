@@ -68,7 +68,7 @@ def main(workdir: Path, seeds: list[int], output: Path | None) -> None:
     names = {
         "from scratch, 100 labels": "scratch",
         "pre-trained, then 100 labels": "tuned",
-        "20 neighbours, all labels, frozen": "knn_of_pretrained",
+        "frozen, 20 labelled neighbours": "knn_of_pretrained",
     }
     rows = [[title, *percent(name)] for title, name in names.items()]
     heads = ["test accuracy, %", *(f"seed {seed}" for seed in seeds), "mean ± deviation"]

@@ -1,0 +1,154 @@
+"""Step by step against the schedulers of the public diffusers package."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pit_jax.diffusion.gaussian import Gaussian
+from pit_jax.diffusion.samplers import sample
+from pit_jax.diffusion.schedule import named
+
+pytestmark = pytest.mark.parity
+
+LINEAR = named("linear")
+THEIRS = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
+SHAPE = (3, 2, 4, 2)
+
+
+@pytest.fixture(scope="module")
+def diffusers():
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'pit_jax[parity]'")
+    return pytest.importorskip("diffusers", reason="diffusers is not installed")
+
+
+def network(outputs: int):
+    def denoise(x, time):
+        time = time[:, None, None, None] / 1000
+        rest = jnp.tanh(0.7 * x[..., ::-1] + time) + 0.2 * jnp.sin(3 * x)
+        return jnp.concatenate([rest, jnp.cos(x + time)], axis=-1)[..., :outputs]
+
+    return denoise
+
+
+def draws():
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(5), i))(jnp.arange(SHAPE[0]))
+    return jax.random.normal(jax.random.key(9), SHAPE), keys
+
+
+def theirs(scheduler, denoise, step) -> np.ndarray:
+    """Their loop over our network: images with channels first, as they want them."""
+    import torch
+
+    noise, _ = draws()
+    x = torch.from_numpy(np.moveaxis(np.asarray(noise), -1, 1).copy())
+    for i, t in enumerate(scheduler.timesteps):
+        image = jnp.asarray(np.moveaxis(x.numpy(), 1, -1))
+        output = denoise(image, jnp.full(SHAPE[0], float(t)))
+        output = torch.from_numpy(np.moveaxis(np.asarray(output), -1, 1).copy())
+        x = step(output, t, x, i).prev_sample.float()
+    return np.moveaxis(x.numpy(), 1, -1)
+
+
+def drawn(i):
+    """Our noise of step i, as theirs."""
+    import torch
+
+    _, keys = draws()
+    noise = [jax.random.normal(jax.random.fold_in(key, i), SHAPE[1:]) for key in keys]
+    return torch.from_numpy(np.moveaxis(np.stack(noise), -1, 1).copy())
+
+
+def options(predict):
+    import torch
+
+    return {
+        "prediction_type": THEIRS[predict],
+        "trained_betas": torch.from_numpy(LINEAR.betas),  # float64, as ours
+    }
+
+
+def test_the_table_is_theirs(diffusers):
+    theirs = diffusers.DDIMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
+    np.testing.assert_allclose(LINEAR.betas, theirs.betas, rtol=1e-5)
+    theirs = diffusers.DDIMScheduler(beta_schedule="squaredcos_cap_v2")
+    np.testing.assert_allclose(named("cosine").betas, theirs.betas, rtol=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+@pytest.mark.parametrize("predict", THEIRS)
+def test_ddim(diffusers, predict, eta):
+    scheduler = diffusers.DDIMScheduler(
+        **options(predict), clip_sample=False, timestep_spacing="leading"
+    )
+    scheduler.set_timesteps(50)
+    denoise = network(2)
+
+    def step(output, t, x, i):
+        noise = drawn(i) if eta else None
+        return scheduler.step(output, t, x, eta=eta, variance_noise=noise)
+
+    expected = theirs(scheduler, denoise, step)
+    process = Gaussian(LINEAR, predict, False)
+    found = sample(process, denoise, *draws(), "ddim", "ddim50", eta=eta)
+    assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("predict", THEIRS)
+@pytest.mark.parametrize("steps", [10, 30])
+def test_dpm(diffusers, predict, steps):
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **options(predict), algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
+    )
+    timesteps = LINEAR.respaced(steps).timesteps[::-1]
+    scheduler.set_timesteps(timesteps=timesteps.tolist())
+    denoise = network(2)
+    if steps < 15:  # theirs has order one in the last but one step, too, when there are few
+        scheduler.register_to_config(lower_order_final=False)
+    expected = theirs(scheduler, denoise, lambda o, t, x, i: scheduler.step(o, t, x))
+    found = sample(Gaussian(LINEAR, predict, False), denoise, *draws(), "dpm++", steps)
+    assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("learn_sigma", [False, True])
+@pytest.mark.parametrize("predict", THEIRS)
+def test_ddpm(diffusers, predict, learn_sigma, monkeypatch):
+    from diffusers.schedulers import scheduling_ddpm
+
+    scheduler = diffusers.DDPMScheduler(
+        **options(predict),
+        clip_sample=False,
+        variance_type="learned_range" if learn_sigma else "fixed_small",
+    )
+    timesteps = LINEAR.respaced(25).timesteps[::-1]
+    scheduler.set_timesteps(timesteps=timesteps.tolist())
+    process = Gaussian(LINEAR, predict, learn_sigma)
+    denoise = network(process.outputs(2))
+
+    def step(output, t, x, i):
+        monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *a, **k: drawn(i))
+        return scheduler.step(output, t, x)
+
+    expected = theirs(scheduler, denoise, step)
+    found = sample(process, denoise, *draws(), "ddpm", 25)
+    assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("predict", ["v"])
+def test_noised_images_and_their_velocity(diffusers, predict):
+    import torch
+
+    scheduler = diffusers.DDIMScheduler(**options(predict))
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=(2, *SHAPE)).astype(np.float32)
+    t = np.array([0, 400, 999])
+    arguments = [torch.from_numpy(a) for a in (x, noise, t)]
+    process = Gaussian(LINEAR, predict, False)
+    ours = [jnp.asarray(a) for a in (x, noise, t)]
+    np.testing.assert_allclose(process.noised(*ours), scheduler.add_noise(*arguments), atol=1e-5)
+    np.testing.assert_allclose(process.target(*ours), scheduler.get_velocity(*arguments), atol=1e-5)
+
+
+def assert_equal(found, expected: np.ndarray) -> None:
+    difference = np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
+    assert difference < 2e-5, difference

@@ -30,6 +30,13 @@ def patchify(images: jax.Array, patch: int) -> jax.Array:
     return x.reshape(b, (h // patch) * (w // patch), patch * patch * c)
 
 
+def unpatchify(patches: jax.Array, size: int, patch: int) -> jax.Array:
+    """The images (B, size, size, C) that `patchify` cut into (B, N, p·p·C)."""
+    side = size // patch
+    x = patches.reshape(len(patches), side, side, patch, patch, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(len(patches), size, size, -1)
+
+
 def sincos2d(grid: tuple[int, int], width: int) -> np.ndarray:
     """The fixed 2-D sine-cosine table of MAE (He et al. 2021), one row a grid cell.
 

@@ -195,10 +195,3 @@ def losses(predicted: jax.Array, wanted: jax.Array, hidden: jax.Array) -> jax.Ar
     """
     errors = jnp.square(predicted - wanted).mean(-1)
     return (errors * hidden).sum(-1) / hidden.sum(-1)
-
-
-def unpatchify(patches: jax.Array, size: int, patch: int) -> jax.Array:
-    """The images (B, size, size, C) that `patchify` cut into (B, N, p·p·C)."""
-    side = size // patch
-    x = patches.reshape(len(patches), side, side, patch, patch, -1)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(len(patches), size, size, -1)

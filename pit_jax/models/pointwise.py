@@ -31,6 +31,25 @@ def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 gelu.defvjp(_gelu_forward, lambda slope, gradient: (gradient * slope,))
 
 
+@jax.custom_vjp
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """GELU by its tanh approximation (Hendrycks & Gimpel 2016, section 2), as public DiT."""
+    return _gelu_tanh_forward(x)[0]
+
+
+def _gelu_tanh_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    root, cubic = (2 / jnp.pi) ** 0.5, 0.044715
+    tanh = jnp.tanh(root * (x + cubic * x * x * x))
+    half = 0.5 * (1 + tanh)
+    slope = half + 0.5 * x * (1 - tanh * tanh) * root * (1 + 3 * cubic * x * x)
+    return x * half, slope
+
+
+gelu_tanh.defvjp(_gelu_tanh_forward, lambda slope, gradient: (gradient * slope,))
+
+ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh}
+
+
 class LayerNorm(nn.Module):
     """(x − mean) / √(variance + eps) · scale + bias over the last dimension.
 
@@ -46,6 +65,20 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, width)
         bias = self.param("bias", nn.initializers.zeros, width)
         return _layer_norm(x, scale, bias, self.epsilon, self.dtype)
+
+
+def modulated_norm(
+    x: jax.Array, shift: jax.Array, scale: jax.Array, epsilon: float, dtype: jnp.dtype
+) -> jax.Array:
+    """Layer norm without parameters, then · (1 + scale) + shift (adaLN, Peebles & Xie 2023).
+
+    Args:
+      x: (B, L, d).
+      shift, scale: (B, d) float32, one vector for all tokens of an image.
+      epsilon: inside the root of the variance.
+      dtype: of the result; the arithmetic is float32.
+    """
+    return _layer_norm(x, 1 + scale[:, None], shift[:, None], epsilon, dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -74,11 +107,18 @@ def _norm_backward(
     x, mean, inverse, scale = saved
     gradient = gradient.astype(jnp.float32)
     normed = (x.astype(jnp.float32) - mean) * inverse
-    leading = tuple(range(x.ndim - 1))
     scaled = gradient * scale
     along = (scaled * normed).mean(-1, keepdims=True)
     d_x = inverse * (scaled - scaled.mean(-1, keepdims=True) - normed * along)
-    return d_x.astype(x.dtype), (gradient * normed).sum(leading), gradient.sum(leading)
+    d_scale, d_bias = (_sum_to(d, scale.shape) for d in (gradient * normed, gradient))
+    return d_x.astype(x.dtype), d_scale, d_bias
+
+
+def _sum_to(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The gradient of broadcasting from `shape`, (d,) or (B, 1, d), to that of x."""
+    if len(shape) == 1:
+        return x.sum(tuple(range(x.ndim - 1)))
+    return x.sum(1, keepdims=True)
 
 
 _layer_norm.defvjp(_norm_forward, _norm_backward)

@@ -1,4 +1,4 @@
-"""The named sizes of ViT and PiT, and how a name such as `vit-s/2` is read.
+"""The named sizes of ViT, DiT and PiT, and how a name such as `vit-s/2` is read.
 
 Layers, widths and MLP widths are those of PAPER.md's table 1 (ViT-T/S/B/L/H of DeiT and
 ViT). The Pixel Transformer paper gives Tiny 12 heads where DeiT has 3; Small's 12 heads
@@ -6,6 +6,7 @@ are assumed (DeiT: 6). The number of heads changes no parameter count.
 """
 
 import re
+from collections.abc import Sequence
 
 from pit_jax.errors import ConfigError
 
@@ -27,6 +28,16 @@ DECODERS = {
     "l": dict(decoder_width=512, decoder_depth=8, decoder_heads=16),
     "h": dict(decoder_width=512, decoder_depth=8, decoder_heads=16),
 }
+
+# Diffusion Transformers (Peebles & Xie 2023, table 1).
+DIT_SIZES = {
+    "s": dict(depth=12, width=384, mlp=1536, heads=6),
+    "b": dict(depth=12, width=768, mlp=3072, heads=12),
+    "l": dict(depth=24, width=1024, mlp=4096, heads=16),
+    "xl": dict(depth=28, width=1152, mlp=4608, heads=16),
+}
+
+_DIT_NAME = re.compile(r"(?P<family>pit|dit)(-(?P<size>[a-z]+))?(/(?P<patch>1|2|4|8|16))?")
 
 _NAME = re.compile(r"(?P<family>pit|vit)(-(?P<size>[a-z]))?(/(?P<patch>[1-9]\d*))?")
 
@@ -64,6 +75,36 @@ def parse_name(name: str, sizes: str = "") -> dict:
 def parse_decoder(name: str) -> dict:
     """The decoder's fields for a name that `parse_name` has read, such as `pit-s`."""
     return DECODERS[_NAME.fullmatch(name)["size"]]
+
+
+def parse_dit_name(name: str, sizes: Sequence[str] = ()) -> dict:
+    """Reads `pit`, `pit-l`, `dit/2` or `dit-xl/2` into a Diffusion Transformer's fields.
+
+    Args:
+      name: the model's name; PiT is patch 1, DiT needs its patch size after a slash.
+      sizes: those of `DIT_SIZES` that may follow the family; empty means that the caller
+        fixes the size and the name must not hold one.
+
+    Returns:
+      A dict of `patch` and, where the name holds a size, width, depth, heads and mlp.
+
+    Raises:
+      ConfigError: for any other name, listing the ones that would do.
+    """
+    match = _DIT_NAME.fullmatch(name)
+    size = match["size"] if match else None
+    well_formed = (
+        match
+        and (size in sizes if sizes else size is None)
+        and (match["family"] == "dit") == (match["patch"] is not None)
+    )
+    if not well_formed:
+        examples = [f"pit-{s}" for s in sizes] + [f"dit-{s}/2" for s in sizes]
+        raise ConfigError(
+            f"unknown model {name!r}: write one of {', '.join(examples or ['pit', 'dit/2'])}"
+            " (the number after the slash is the patch size: 1, 2, 4, 8 or 16)"
+        )
+    return dict(patch=int(match["patch"] or 1), **(DIT_SIZES[size] if size else {}))
 
 
 def num_kept(patches: int, mask_ratio: float) -> int:

@@ -4,6 +4,9 @@ The trunk's parameters are `blocks` (depth − 1 layers, scanned, so that compil
 the same time at any depth) and `last` (one more of the same block). The last block may be
 told which rows will be read and computes only those: every row still serves as key and
 value, so the result is the same as computing all of them and dropping the rest.
+
+`conditioned` blocks are those of DiT (adaLN-Zero, Peebles & Xie 2023): one vector an image
+shifts and scales what the norms return and gates both branches.
 """
 
 import flax.linen as nn
@@ -12,7 +15,7 @@ import jax.numpy as jnp
 
 from pit_jax.models.attention import attention, choose
 from pit_jax.models.mask import FULL, Mask
-from pit_jax.models.pointwise import LayerNorm, gelu
+from pit_jax.models.pointwise import ACTIVATIONS, LayerNorm, modulated_norm
 from pit_jax.parallel import sequence
 from pit_jax.parallel.mesh import ambient_platform, constrain
 
@@ -84,6 +87,18 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     return jnp.where(kept, x / (1 - rate), 0)
 
 
+def modulation(c: jax.Array, parts: int, width: int) -> list[jax.Array]:
+    """A dense layer of SiLU(c), zero at first and named "modulation", in parts of (B, width).
+
+    In float32 throughout: it is one vector an image, which costs nothing beside the tokens.
+
+    Args:
+      c: (B, d) float32.
+    """
+    dense = nn.Dense(parts * width, kernel_init=nn.initializers.zeros, name="modulation")
+    return jnp.split(constrain(dense(nn.silu(c)), "batch", None), parts, axis=-1)
+
+
 class LayerScale(nn.Module):
     """A learned factor for each channel of a residual branch (CaiT), started small."""
 
@@ -100,6 +115,10 @@ class Block(nn.Module):
 
     Call with x: (B, L, d) and this layer's drop path rate (a scalar; 0 drops nothing).
     `rows` = n computes the first n rows only and returns (B, n, d); None computes all.
+
+    A conditioned block takes c: (B, d) float32 and computes x + gate · branch(norm(x) ·
+    (1 + scale) + shift) twice, its norms without parameters; (shift, scale, gate) of both
+    branches are one dense layer of SiLU(c), which starts at zero and the block thus as x.
     """
 
     heads: int
@@ -108,6 +127,8 @@ class Block(nn.Module):
     stochastic_depth: bool = False
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
+    activation: str = "gelu"
+    conditioned: bool = False
     attention: str = "auto"
     exchange: str = "auto"
     mask: Mask = FULL
@@ -115,26 +136,38 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, rate: jax.Array, rows: int | None = None, train: bool = False
+        self,
+        x: jax.Array,
+        rate: jax.Array,
+        c: jax.Array | None = None,
+        rows: int | None = None,
+        train: bool = False,
     ) -> jax.Array:
         width = x.shape[-1]
+        shift1, scale1, gate1, shift2, scale2, gate2 = (
+            modulation(c, 6, width) if self.conditioned else (None,) * 6  # (B, d) each
+        )
 
         def dense(features: int, name: str) -> nn.Dense:
             init = nn.initializers.xavier_uniform()
             return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
 
-        def norm(name: str) -> LayerNorm:
-            return LayerNorm(self.norm_eps, self.dtype, name=name)
+        def norm(x: jax.Array, name: str, shift, scale) -> jax.Array:
+            if self.conditioned:
+                return modulated_norm(x, shift, scale, self.norm_eps, self.dtype)
+            return LayerNorm(self.norm_eps, self.dtype, name=name)(x)
 
         def drop(y: jax.Array) -> jax.Array:
             if train and self.dropout:
                 y = dropout(y, self.dropout, self.make_rng("dropout"))
             return y
 
-        def branch(y: jax.Array, name: str) -> jax.Array:
+        def branch(y: jax.Array, name: str, gate) -> jax.Array:
             y = drop(y)
             if self.layer_scale:
                 y = LayerScale(self.layer_scale, name=f"{name}_scale")(y)
+            if self.conditioned:
+                y = y * gate[:, None].astype(y.dtype)
             if train and self.stochastic_depth:
                 y = drop_path(y, rate, self.make_rng("dropout"))
             return y
@@ -143,17 +176,18 @@ class Block(nn.Module):
             y = y.reshape(*y.shape[:2], self.heads, width // self.heads)
             return constrain(y, "batch", "seq", "model", None)  # (B, L, H, D)
 
-        y = norm("norm1")(x)
+        y = norm(x, "norm1", shift1, scale1)
         k = split_heads(dense(width, "key")(y))
         v = split_heads(dense(width, "value")(y))
         if rows is not None:
             x, y = x[:, :rows], y[:, :rows]
         q = split_heads(dense(width, "query")(y))
         y = attention(q, k, v, self.attention, self.mask, self.exchange).reshape(x.shape)
-        x = x + branch(dense(width, "out")(y), "attention")
-        y = drop(gelu(dense(self.mlp, "up")(norm("norm2")(x))))
+        x = x + branch(dense(width, "out")(y), "attention", gate1)
+        y = dense(self.mlp, "up")(norm(x, "norm2", shift2, scale2))
+        y = drop(ACTIVATIONS[self.activation](y))
         y = constrain(y, "batch", "seq", "model")  # (B, L, mlp)
-        x = x + branch(dense(width, "down")(y), "mlp")
+        x = x + branch(dense(width, "down")(y), "mlp", gate2)
         return constrain(x, "batch", "seq", None)
 
 
@@ -162,7 +196,8 @@ class Trunk(nn.Module):
 
     The drop path rate grows linearly from 0 in the first layer to `drop_path` in the last.
     Where the mesh splits tokens and their number does not divide, filling rows that nobody
-    sees are added behind them here, once, and dropped at the end.
+    sees are added behind them here, once, and dropped at the end. Conditioned blocks take
+    one c: (B, d) float32 for all layers.
     """
 
     depth: int
@@ -172,6 +207,8 @@ class Trunk(nn.Module):
     dropout: float = 0.0
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
+    activation: str = "gelu"
+    conditioned: bool = False
     attention: str = "auto"
     exchange: str = "auto"
     mask: Mask = FULL
@@ -179,7 +216,13 @@ class Trunk(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, rows: int | None = None, train: bool = False) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        rows: int | None = None,
+        train: bool = False,
+        c: jax.Array | None = None,
+    ) -> jax.Array:
         length = x.shape[1]
         filling = sequence.padded(length) - length
         mask = self.mask.of_length(length) if filling else self.mask
@@ -191,6 +234,8 @@ class Trunk(nn.Module):
             stochastic_depth=self.drop_path > 0,
             layer_scale=self.layer_scale,
             norm_eps=self.norm_eps,
+            activation=self.activation,
+            conditioned=self.conditioned,
             attention=self.attention,
             exchange=self.exchange,
             mask=mask,
@@ -204,15 +249,16 @@ class Trunk(nn.Module):
                 Block,
                 prevent_cse=False,
                 policy=REMAT_POLICIES[remat],
-                static_argnums=(3, 4),  # rows, train (0 is the module)
+                static_argnums=(4, 5),  # rows, train (0 is the module)
             )
         if self.depth > 1:
             scan = nn.scan(
-                lambda module, x, rate: (module(x, rate, None, train), None),
+                lambda module, x, rate, c: (module(x, rate, c, None, train), None),
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
+                in_axes=(0, nn.broadcast),
                 length=self.depth - 1,
             )
-            x, _ = scan(block(**options, name="blocks"), x, rates[:-1])
-        x = block(**options, name="last")(x, rates[-1], rows, train)
+            x, _ = scan(block(**options, name="blocks"), x, rates[:-1], c)
+        x = block(**options, name="last")(x, rates[-1], c, rows, train)
         return x[:, :length]

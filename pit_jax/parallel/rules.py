@@ -19,6 +19,10 @@ PARTITION_RULES = (
     (r"(query|key|value|up)/kernel$", ("fsdp", "model")),
     (r"(out|down)/kernel$", ("model", "fsdp")),
     (r"(query|key|value|up)/bias$", (("model", "fsdp"),)),
+    (r"(modulation|time/first)/kernel$", ("fsdp", "model")),
+    (r"time/second/kernel$", ("model", "fsdp")),
+    (r"(modulation|time/first)/bias$", (("model", "fsdp"),)),
+    (r"label/table$", (None, "fsdp")),
     (r"head/kernel$", ("fsdp", None)),
     (r"head/bias$", (None,)),
     (r"embed/(patch/kernel|cls|position|colour/table)$", (None, "fsdp")),
@@ -29,6 +33,7 @@ PARTITION_RULES = (
 # No weight decay on norms, biases, layer scale, [CLS], positions (MAE's recipe) and the mask.
 NO_DECAY_RULES = (r"bias$", r"scale$", r"norm\d?/", r"embed/(cls|position)$")
 NO_DECAY_RULES += (r"decoder/(mask|position)$",)
+NO_DECAY_RULES += (r"label/table$",)  # a class's own row: decay would shrink rare ones most
 
 
 def path_of(keys: Sequence[Any]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from pit_jax import validation
 from pit_jax.models import mae
-from pit_jax.models.embed import patchify
+from pit_jax.models.embed import patchify, unpatchify
 from pit_jax.models.sizes import num_kept
 from pit_jax.parallel import mesh as meshes
 
@@ -171,7 +171,7 @@ def test_the_loss_equals_its_definition_in_float64(patch, normalise):
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_unpatchify_undoes_patchify(patch):
     images = pictures()
-    np.testing.assert_array_equal(mae.unpatchify(patchify(images, patch), 8, patch), images)
+    np.testing.assert_array_equal(unpatchify(patchify(images, patch), 8, patch), images)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,9 @@ $(VENV)/.test: $(VENV)/.made setup.cfg constraints.txt
 	$(PIP) -e '.[test]'
 	@touch $@
 
+# pytorch-fid comes with torchvision, and beside a torch of another build torchvision breaks
+# whatever imports it: both get a place of their own, which only the test of FID looks into.
 $(VENV)/.parity: $(VENV)/.test
 	$(PIP) -e '.[test,parity]'
+	$(PIP) --no-deps --target $(VENV)/pytorch-fid --upgrade pytorch-fid torchvision
 	@touch $@

@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.util
+import pathlib
+import sys
 
 import jax
 import numpy as np
@@ -19,8 +21,11 @@ pytestmark = pytest.mark.parity
 def torch():
     reason = "PyTorch is not installed: pip install 'pit_jax[parity]'"
     found = pytest.importorskip("torch", reason=reason)
+    apart = pathlib.Path(sys.prefix, "pytorch-fid")  # see the Makefile
+    sys.path.append(str(apart))
     if importlib.util.find_spec("pytorch_fid") is None:
-        pytest.skip("pytorch-fid is not installed: pip install pytorch-fid")
+        sys.path.remove(str(apart))
+        pytest.skip("pytorch-fid is not installed: make parity does it")
     declared = None
     try:
         importlib.import_module("torchvision")
@@ -30,6 +35,9 @@ def torch():
         for name in ("nms", "qnms"):
             declared.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
     yield found
+    sys.path.remove(str(apart))
+    for name in [n for n in sys.modules if n.split(".")[0] in ("torchvision", "pytorch_fid")]:
+        del sys.modules[name]
     del declared
 
 

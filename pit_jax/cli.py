@@ -9,7 +9,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pit_jax import __version__
 from pit_jax.errors import EXIT_BUG, EXIT_INTERRUPTED, ConfigError, PitError, Stopped
@@ -48,6 +48,25 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     for name, value in run(config, args.workdir, args.step, which=args.probe).items():
         print(f"{name:26} {value:.6g}")
+
+
+def sample(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Generate images with a diffusion run; goes on by itself where it was cut off."""
+    from pit_jax import configfile, rundir, validation
+    from pit_jax.parallel import processes
+
+    options = ("num", "guidance", "steps", "sampler", "seed", "batch_size")
+    given = {name: getattr(args, name) for name in options}
+    words = [f"--config.sample.{name}={x}" for name, x in given.items() if x is not None]
+    config = rundir.RunDir(args.workdir).config()
+    config = validation.resolve(configfile.override(config, [*overrides, *words]))
+    labels = _labels(args.labels)
+    batch = config.sample.batch_size or config.eval.batch_size or config.train.batch_size
+    devices = processes.cpu_devices(config.mesh, (batch,))
+    processes.start(config.launch.heartbeat_s, config.train.deterministic, devices)
+    from pit_jax.sample import sample as run
+
+    run(config, args.workdir, args.out, labels, args.step, args.ema)
 
 
 def show(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -100,12 +119,39 @@ def weights(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         exchange.import_weights(args.source, args.target, args.config, args.interpolate)
 
 
-def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Prepare data sets."""
+def data_prepare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Download a data set and write it as ArrayRecord."""
     _no_overrides(overrides)
     from pit_jax.data.prepare import prepare
 
     prepare(args.name, args.data_dir)
+
+
+def data_latents(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Encode a data set once for diffusion; goes on by itself where it was cut off."""
+    from pit_jax import configfile
+    from pit_jax.parallel import processes
+
+    config = configfile.load(args.config, overrides)
+    batches = () if args.batch_size is None else (args.batch_size,)
+    devices = processes.cpu_devices({"data": -1, "fsdp": 1, "seq": 1, "model": 1}, batches)
+    processes.start(config.launch.heartbeat_s, config.train.deterministic, devices)
+    from pit_jax.encode import encode
+
+    encode(config, args.vae, args.out, args.splits, args.shards, args.batch_size)
+
+
+def data_stats(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Write what generated images are compared with: a set's statistics, or its images."""
+    from pit_jax import configfile
+    from pit_jax.parallel import processes
+
+    config = configfile.load(args.config, overrides)
+    processes.start(config.launch.heartbeat_s, config.train.deterministic)
+    from pit_jax import reference_statistics
+
+    words = (args.out, args.features, args.split, args.num, args.images)
+    reference_statistics.write(config, *words)
 
 
 def parser() -> Parser:
@@ -114,9 +160,9 @@ def parser() -> Parser:
     main.add_argument("--version", action="version", version=__version__)
     verbs = main.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
 
-    def verb(name: str, function: Callable) -> argparse.ArgumentParser:
+    def verb(name: str, function: Callable, among: Any = verbs) -> argparse.ArgumentParser:
         help_line = function.__doc__.splitlines()[0]
-        sub = verbs.add_parser(name, help=help_line, description=help_line, allow_abbrev=False)
+        sub = among.add_parser(name, help=help_line, description=help_line, allow_abbrev=False)
         sub.set_defaults(function=function)
         return sub
 
@@ -145,6 +191,27 @@ def parser() -> Parser:
         default=(),
         choices=("linear", "knn", "fewshot"),
         help="probe the representation instead, whatever the task",
+    )
+    sub = verb("sample", sample)
+    sub.add_argument("--workdir", required=True, metavar="DIR", help="run directory")
+    sub.add_argument("--out", required=True, metavar="DIR", help="of the images")
+    sub.add_argument("--num", type=int, metavar="N", help="images")
+    sub.add_argument("--guidance", type=float, metavar="SCALE", help="classifier-free; 1 = none")
+    sub.add_argument("--steps", type=int, metavar="N", help="of the sampler")
+    sub.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, dpm++; of a flow euler, heun")
+    sub.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="class numbers, taken in turn; or balanced (default), or unconditional",
+    )
+    sub.add_argument("--seed", type=int, metavar="N", help="image i is a function of (seed, i)")
+    sub.add_argument("--batch-size", type=int, metavar="N", help="images at once")
+    sub.add_argument("--step", type=int, help="the checkpoint; the newest by default")
+    sub.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        help="sample from the weights' moving average; by default if there is one",
     )
     sub = verb("show", show)
     config(sub)
@@ -183,10 +250,39 @@ def parser() -> Parser:
         action="store_true",
         help="import: resample learned positions to another image size",
     )
-    sub = verb("data", data)
-    sub.add_argument("action", choices=("prepare",))
+    help_line = "Prepare data sets, and what belongs to them."
+    data = verbs.add_parser("data", help=help_line, description=help_line, allow_abbrev=False)
+    data = data.add_subparsers(dest="action", metavar="ACTION", parser_class=Parser, required=True)
+    sub = verb("prepare", data_prepare, data)
     sub.add_argument("name", help="a TensorFlow Datasets name, e.g. cifar100")
     sub.add_argument("--data-dir", metavar="DIR", help="default: $TFDS_DATA_DIR")
+    sub = verb("latents", data_latents, data)
+    config(sub)
+    sub.add_argument(
+        "--vae",
+        required=True,
+        metavar="FILE|DIR",
+        help="an autoencoder: ours, diffusers' or latent diffusion's, or the directory of a run",
+    )
+    sub.add_argument("--out", required=True, metavar="DIR", help="of the latents")
+    sub.add_argument(
+        "--splits",
+        nargs="+",
+        default=(),
+        metavar="SPLIT",
+        help="the config's training and evaluation split by default",
+    )
+    sub.add_argument("--shards", type=int, metavar="N", help="files of a split")
+    sub.add_argument("--batch-size", type=int, metavar="N", help="images at once; 32 a device")
+    sub = verb("stats", data_stats, data)
+    config(sub)
+    sub.add_argument("--out", required=True, metavar="FILE.npz")
+    sub.add_argument(
+        "--features", default="", metavar="FILE|DIR", help="FID's Inception, or a classifier's run"
+    )
+    sub.add_argument("--images", action="store_true", help="write the images and no statistics")
+    sub.add_argument("--split", help="the training split by default")
+    sub.add_argument("--num", type=int, metavar="N", help="images, from all over the set")
     return main
 
 
@@ -215,7 +311,7 @@ def run(argv: Sequence[str]) -> int:
 def main() -> NoReturn:
     from pit_jax.parallel import processes
 
-    if {"train", "eval"} & set(sys.argv[1:2]):
+    if {"train", "eval", "sample"} & set(sys.argv[1:2]):
         processes.restart_with_huge_pages()
     sys.exit(run(sys.argv[1:]))
 
@@ -227,10 +323,22 @@ def _check_flags(words: Sequence[str]) -> None:
         is_value = before.startswith("--") and "=" not in before and not word.startswith("--")
         if not is_override and not is_value:
             known = ("--config", "--workdir", "--profile", "--step", "--probe")
-            known += ("--topology", "--slices", "--against")
+            known += ("--topology", "--slices", "--against", "--out", "--num", "--guidance")
+            known += ("--vae", "--splits", "--shards", "--batch-size")
             near = difflib.get_close_matches(word.split("=")[0], known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"unexpected argument {word}{hint}")
+
+
+def _labels(words: Sequence[str] | None) -> str | list[int] | None:
+    """What --labels says: a name, or numbers."""
+    if words is None or (len(words) == 1 and words[0] in ("balanced", "unconditional")):
+        return words[0] if words else None
+    if not all(word.isdigit() for word in words):
+        raise ConfigError(
+            f"--labels {' '.join(words)}: write class numbers, balanced, or unconditional"
+        )
+    return [int(word) for word in words]
 
 
 def _check_writable(path: str) -> None:

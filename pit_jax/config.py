@@ -28,10 +28,15 @@ class Field:
 
 
 F = Field
+TASKS = ("classification", "mae", "diffusion", "autoencoder")
 FIELDS: dict[str, Field] = {
-    "task": F("classification", "what is trained", choices=("classification", "mae")),
+    "task": F("classification", "what is trained", choices=TASKS),
     # model
-    "model.name": F("vit", "architecture; PiT is vit with patch 1", choices=("vit",)),
+    "model.name": F(
+        "vit",
+        "architecture; PiT is vit or dit with patch 1",
+        choices=("vit", "dit", "autoencoder"),
+    ),
     "model.width": F(192, "channels of a token", low=1),
     "model.depth": F(12, "layers", low=1),
     "model.heads": F(12, "attention heads; must divide the width", low=1),
@@ -79,15 +84,65 @@ FIELDS: dict[str, Field] = {
     "mae.decoder_position": F(
         "learned", "the decoder's own positions", choices=("learned", "sincos2d", "none")
     ),
+    # diffusion: what is learned
+    "diffusion.family": F(
+        "gaussian", "noise added by a schedule, or a straight flow from it", choices=("gaussian", "flow")
+    ),
+    "diffusion.schedule": F("linear", "gaussian: how noise grows", choices=("linear", "cosine")),
+    "diffusion.timesteps": F(1000, "gaussian: steps of the schedule", low=2),
+    "diffusion.predict": F(
+        "epsilon", "what the network says; a flow knows v and x0", choices=("epsilon", "x0", "v")
+    ),
+    "diffusion.learn_sigma": F(True, "gaussian: learn the variance too, with the hybrid loss"),
+    "diffusion.time_mean": F(0.0, "flow: mean of the times' logits; 0 is noise, 1 data"),
+    "diffusion.time_std": F(1.0, "flow: their standard deviation", low=0.0),
+    "diffusion.min_gap": F(0.05, "flow: smallest 1 − time that x0 turns into v by", low=1e-6, high=1.0),
+    "diffusion.conditional": F(True, "tell the network the class"),
+    "diffusion.label_drop": F(
+        0.1, "share of labels left out in training, for guidance", low=0.0, high=1.0
+    ),
+    # sample: how images are generated
+    "sample.sampler": F(
+        "ddpm", "gaussian: ddpm, ddim, dpm++; flow: euler, heun",
+        choices=("ddpm", "ddim", "dpm++", "euler", "heun"),
+    ),
+    "sample.steps": F(250, "of the sampler", low=1),
+    "sample.eta": F(0.0, "ddim: share of ddpm's noise", low=0.0, high=1.0),
+    "sample.guidance": F(1.0, "scale of classifier-free guidance; 1 = none", low=0.0),
+    "sample.guidance_channels": F(
+        0, "guide only the first so many channels, 3 in public DiT; 0 = all", low=0
+    ),
+    "sample.guidance_interval": F(
+        (0.0, 1.0), "guide only at these noise levels, 0 = data, 1 = noise"
+    ),
+    "sample.clip": F(False, "keep each step's estimate of the image in [-1, 1]"),
+    "sample.seed": F(0, "image i is a function of (seed, i)", low=0, high=2**32 - 1),
+    "sample.batch_size": F(0, "images at once, over all devices; 0 = eval.batch_size", low=0),
+    "sample.num": F(1000, "images that a generation evaluation makes", low=1),
+    # autoencoder: the latents that diffusion may work on
+    "autoencoder.channels": F((128, 256, 512, 512), "of each level; the side halves between two"),
+    "autoencoder.layers": F(2, "residual blocks a level", low=1),
+    "autoencoder.latent": F(4, "channels of a latent", low=1),
+    "autoencoder.groups": F(32, "of the group norms; must divide all channels", low=1),
+    "autoencoder.attends": F(True, "attention at the lowest resolution"),
+    "autoencoder.kl_weight": F(
+        1e-6,
+        "of the latents' divergence from N(0, 1), against the absolute error, both summed over"
+        " an image",
+        low=0.0,
+    ),
+    "autoencoder.weights": F(
+        "", "latents: the autoencoder they were made by; images are decoded with it"
+    ),
     # data
-    "data.name": F("digits", "digits, folder, or the name of a TensorFlow Datasets set"),
+    "data.name": F("digits", "digits, folder, latents, or the name of a TensorFlow Datasets set"),
     "data.dir": F("", "where the set lies; empty = $TFDS_DATA_DIR or ~/tensorflow_datasets"),
     "data.split": F("train", "training split, or folder of class folders"),
     "data.eval_split": F("test", "evaluation split, or folder of class folders"),
     "data.per_class": F(0, "train on so many examples of each class only; 0 = on all", low=0),
     "data.per_class_seed": F(0, "which ones those are", low=0, high=2**32 - 1),
     "data.image_size": F(32, "side of the image the model sees, pixels", low=1),
-    "data.channels": F(3, "colour channels", choices=(1, 3)),
+    "data.channels": F(3, "colour channels, 1 or 3; of latents as many as they have", low=1),
     "data.num_classes": F(10, "classes", low=2),
     "data.mean": F((0.5,), "mean subtracted from images in [0, 1], one value or one a channel"),
     "data.std": F((0.5,), "standard deviation they are divided by, likewise"),
@@ -161,7 +216,17 @@ FIELDS: dict[str, Field] = {
     "eval.what": F(
         ("accuracy",), "evaluations of the task, and probes, to run during training"
     ),
-    "eval.pictures": F(8, "held-out images that reconstructions are drawn of", low=1),
+    "eval.pictures": F(8, "images in a picture grid; of generated ones so many a class", low=1),
+    "eval.reference": F(
+        "", "generation: statistics or images to compare with (.npz); empty = the training set"
+    ),
+    "eval.features": F(
+        "", "generation: weights of FID's Inception, or a run directory of a classifier"
+    ),
+    "eval.resize": F(
+        "tensorflow", "generation: how Inception's input is resized", choices=("tensorflow", "pytorch")
+    ),
+    "eval.neighbourhood": F(3, "generation: neighbours that make precision and recall's ball", low=1),
     "eval.views": F(1, "crops and flips of each training image that the linear probe trains on", low=1),
     "eval.shots": F((5, 10, 100), "training images a class of the few-shot probe"),
     "eval.neighbours": F(20, "that vote in the nearest-neighbour probe", low=1),
@@ -170,7 +235,7 @@ FIELDS: dict[str, Field] = {
     "checkpoint.keep_best": F(1, "checkpoints of best evaluation accuracy that stay too", low=0),
     "launch.heartbeat_s": F(100, "seconds until a silent process counts as dead", low=10),
     "init_from": F("", "run directory or .safetensors file whose weights the run starts from"),
-    "init_task": F("", "the task that init_from must have been trained by; empty = any", choices=("", "classification", "mae")),
+    "init_task": F("", "the task that init_from must have been trained by; empty = any", choices=("", *TASKS)),
     "resume": F("", "run directory whose whole state a fresh run starts from"),
 }  # fmt: skip
 
@@ -206,6 +271,9 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def label(c: ConfigDict) -> str:
-    """What tables call the model and its task: "PiT", "ViT/2", "PiT mae"."""
-    name = "PiT" if c.model.patch == 1 else f"ViT/{c.model.patch}"
+    """What tables call the model and its task: "PiT", "ViT/2", "PiT mae", "autoencoder f8c4"."""
+    if c.task == "autoencoder":  # image's side / latents' side, channels of the latents
+        return f"autoencoder f{2 ** (len(c.autoencoder.channels) - 1)}c{c.autoencoder.latent}"
+    family = "DiT" if c.model.name == "dit" else "ViT"
+    name = "PiT" if c.model.patch == 1 else f"{family}/{c.model.patch}"
     return name if c.task == "classification" else f"{name} {c.task}"

@@ -105,26 +105,32 @@ class Progress:
     def update(
         self, step: int, loss: float | None = None, rate: float = 0, left: float = 0
     ) -> None:
-        """Moves the bar; `rate` in images/s, `left` in seconds."""
+        """Moves the bar; `rate` in images/s, `left` in seconds; what is not trained has no loss."""
         if not self._bar:
             return
         fields = {}
-        if loss is not None:
+        if loss is not None or rate:
             fields = {"numbers": _numbers(loss, rate), "left": _left(left)}
         self._bar.update(self._task, completed=step, **fields)
 
-    def line(self, step: int, loss: float, rate: float, left: float, extra: str) -> None:
+    def line(
+        self, step: int, loss: float | None, rate: float, left: float, extra: str = ""
+    ) -> None:
         """The same as a plain line where there is no bar; `extra` as a line anywhere."""
         if not self._bar:
-            line = f"{self._title} step {step}/{self._total}  {_numbers(loss, rate)}"
-            self.say("  ".join(part for part in (line, _left(left), extra) if part))
+            word = "" if loss is None else "step "
+            line = f"{self._title} {word}{step}/{self._total}"
+            parts = (line, _numbers(loss, rate), _left(left), extra)
+            self.say("  ".join(part for part in parts if part))
         elif extra:
             self.say(f"{self._title} step {step}: {extra}")
 
 
-def _numbers(loss: float, rate: float) -> str:
-    speed = f"  {rate:,.0f} images/s" if rate else ""  # not known before the second step
-    return f"loss {loss:.4f}{speed}"
+def _numbers(loss: float | None, rate: float) -> str:
+    parts = [] if loss is None else [f"loss {loss:.4f}"]
+    if rate:  # not known before the second step
+        parts.append(f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s")
+    return "  ".join(parts)
 
 
 def _left(seconds: float) -> str:

@@ -7,6 +7,7 @@ status.json     state, exit code, step, time, attempt, result
 checkpoints/    see checkpoint.py
 events/         TensorBoard
 pictures/       what evaluations draw, <name>-<step>.png
+records/        what evaluations measured and what it depends on, <name>-<step>.json
 """
 
 import datetime
@@ -32,6 +33,7 @@ MAY_DIFFER = ("mesh.", "train.steps", "train.epochs", "train.examples", "train.l
 MAY_DIFFER += ("train.tensorboard", "train.wandb", "eval.", "checkpoint.", "launch.")
 MAY_DIFFER += ("model.attention", "model.exchange", "model.remat")
 MAY_DIFFER += ("data.dir", "data.workers", "data.in_memory_gb")
+MAY_DIFFER += ("sample.", "autoencoder.weights")
 
 _PACKAGES = ("pit_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
@@ -183,6 +185,14 @@ class RunDir:
         png = io.BytesIO()
         Image.fromarray(picture).save(png, "png")
         self.write(f"pictures/{name}-{step}.png", png.getvalue())
+
+    def write_record(self, step: int, name: str, record: dict[str, Any]) -> None:
+        """Writes records/<name>-<step>.json.
+
+        Raises:
+          StorageError: if the file cannot be written.
+        """
+        self.write(f"records/{name}-{step}.json", json.dumps(record, indent=2) + "\n")
 
     def write(self, name: str, content: str | bytes) -> None:
         """Replaces a file as a whole: a reader sees the old content or the new one.

@@ -11,14 +11,13 @@ from typing import Any
 
 import jax
 
-from pit_jax import checkpoint, evaluate, metrics, rundir, signals, step, tasks
+from pit_jax import checkpoint, classifier, evaluate, metrics, rundir, signals, step, tasks
 from pit_jax.config import label
 from pit_jax.data import pipeline, sources
 from pit_jax.errors import EXIT_BUG, NonFiniteLoss, PitError, Stopped
 from pit_jax.evals.context import Context
 from pit_jax.lengths import Clock, every, total_steps
 from pit_jax.meter import Meter
-from pit_jax.models.transformer import attention_choice
 from pit_jax.parallel import mesh as meshes
 from pit_jax.validation import check_batch, check_names
 from pit_jax.weights import initial
@@ -85,7 +84,7 @@ def train(
     check_names(config, evaluate.offered(task))
     cost = task.flops()
     with jax.set_mesh(mesh):
-        attends = attention_choice(config.model, cost.tokens)
+        attends = task.attends()
     steps = step.build(task, config, mesh, clock)
     train_data = pipeline.Pipeline(
         train_reader, steps.batch_sharding, batch_size, config.data.workers
@@ -101,6 +100,7 @@ def train(
         steps=steps,
         held_out=in_order(eval_reader),
         training=lambda: in_order(pipeline.in_order(train_reader, config.data)),
+        network=classifier.network,
     )
     parameters = sum(x.size for x in jax.tree.leaves(steps.shapes.params))
 
@@ -209,8 +209,11 @@ def train(
                 extra = None
                 if evaluates:
                     with meter.aside("eval"):
-                        draw = functools.partial(writers.picture, number) if writers else None
-                        now = dataclasses.replace(context, state=state, draw=draw)
+                        now = dataclasses.replace(context, state=state)
+                        if writers:
+                            draw = functools.partial(writers.picture, number)
+                            record = functools.partial(run.write_record, number)
+                            now = dataclasses.replace(now, draw=draw, record=record, say=say)
                         last_eval = evaluate.run(config.eval.what, now)
                     extra = last_eval
                     score = last_eval.get(checkpoint.BEST_METRIC)

@@ -56,6 +56,12 @@ def test_every_config_names_evaluations_that_there_are(path):
         ("configs/cifar100_mae.py:vit-t/2", 2, 192, 12),
         ("configs/cifar100_finetune.py:pit-t", 1, 192, 12),
         ("configs/imagenet_mae.py:vit-b/16", 16, 768, 12),
+        ("configs/digits_diffusion.py:dit/2", 2, 64, 2),
+        ("configs/imagenet256_latent.py:pit-l", 1, 1024, 16),
+        ("configs/imagenet256_latent.py:dit-xl/2", 2, 1152, 16),
+        ("configs/imagenet256_latent.py:dit-b/4", 4, 768, 12),
+        ("configs/imagenet64_pixels.py:dit-b/4", 4, 768, 12),
+        ("configs/imagenet64_pixels.py:pit-b", 1, 768, 12),
     ],
 )
 def test_the_argument_names_the_model(spec, patch, width, heads):

@@ -10,17 +10,22 @@ ROOT = pathlib.Path(__file__).parent.parent / "pit_jax"
 # Each room may import those before it and itself: the house is read from the bottom up.
 ORDER = [
     {"errors", "__init__", "__version__"},
+    {"diffusion"},
     {"lengths", "config"},
     {"parallel"},
     {"validation", "models.sizes"},
     {"configfile"},
     {"rundir"},
     {"models", "perf.flops"},
+    # Files of networks that measure and decode samples.
+    {"weights.tensors", "weights.torch_file", "weights.inception"}
+    | {"weights.autoencoder", "weights.autoencoder_names"},
     {"data", "metrics", "meter"},
     {"evals"},
     {"tasks"},
     {"optim", "state", "step", "checkpoint", "signals", "weights"},
-    {"evaluate", "train", "perf", "study"},
+    {"restored", "classifier"},
+    {"evaluate", "encode", "train", "sample", "reference_statistics", "perf", "study"},
     {"cli"},
 ]
 

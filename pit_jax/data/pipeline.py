@@ -8,6 +8,7 @@ Each process makes only the rows that its devices hold.
 import concurrent.futures
 import contextlib
 import copy
+import math
 import queue
 import threading
 from collections.abc import Generator, Iterator
@@ -31,7 +32,8 @@ class Reader:
 
     Images of another size are brought to it on the host: the shorter side is resized and
     the centre cut out, or in training, where the config asks for random resized crops,
-    the crop is taken from the whole image (`crops`), which then stays on disk.
+    the crop is taken from the whole image (`crops`), which then stays on disk. Stored latents
+    come as they are.
     """
 
     def __init__(self, source: Any, data: Any, train: bool, seed: int = 0):
@@ -39,7 +41,9 @@ class Reader:
         self.crop = data.augmentation if train and crops_on_host(source, data) else None
         self.seed = seed
         self.kept = np.arange(len(source))
-        nbytes = len(source) * self.size**2 * self.channels
+        self.shape = source.record_shape or (self.size, self.size, self.channels)
+        self.dtype = np.dtype(np.float16 if source.record_shape else np.uint8)
+        nbytes = len(source) * math.prod(self.shape) * self.dtype.itemsize
         self.held = nbytes <= data.in_memory_gb * 1e9 and self.crop is None
         if self.held:
             self._hold(data)
@@ -53,13 +57,14 @@ class Reader:
         """Examples `indices`; `positions` seed the host's random crops.
 
         Returns:
-          {"image": (n, S, S, C) uint8, "label": (n,) int32, "mask": (n,) float32}; the
-          mask is 0 where an image could not be decoded and the config says to skip it.
+          {"image": (n, S, S, C) uint8 or (n, flips, 2, h, w, c) float16, "label": (n,)
+          int32, "mask": (n,) float32}; the mask is 0 where an image could not be decoded and
+          the config says to skip it.
         """
         if self.held:
             mask = np.ones(len(indices), np.float32)
             return {"image": self.images[indices], "label": self.labels[indices], "mask": mask}
-        image = np.zeros((len(indices), self.size, self.size, self.channels), np.uint8)
+        image = np.zeros((len(indices), *self.shape), self.dtype)
         label, mask = np.zeros(len(indices), np.int32), np.zeros(len(indices), np.float32)
         for row, (index, position) in enumerate(zip(indices, positions, strict=True)):
             example = self._example(int(index), int(position))
@@ -71,6 +76,8 @@ class Reader:
         example = self.source[index]
         if example is None:
             return None
+        if self.source.record_shape:
+            return example
         image, label = example
         if self.crop is not None:
             generator = np.random.Generator(np.random.Philox(key=(self.seed, position)))
@@ -152,8 +159,8 @@ def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
 
 def to_devices(batch: dict[str, np.ndarray], rows: np.ndarray, sharding: NamedSharding, size: int):
     """Puts one process's rows where they belong in the global batch of `size` examples."""
-    chex.assert_rank([batch["image"], batch["label"]], [4, 1])
-    chex.assert_type([batch["image"], batch["label"]], [np.uint8, int])
+    chex.assert_rank([batch["image"], batch["label"]], [{4, 6}, 1])
+    chex.assert_type(batch["label"], int)
     chex.assert_equal_shape_prefix(list(batch.values()), 1)
 
     def put(values: np.ndarray) -> jax.Array:

@@ -2,6 +2,7 @@
 
 digits      scikit-learn's handwritten digits, always at hand
 folder      data.dir/<split>/<class>/<image file>
+latents     what `pit-jax data latents` made of a set, in data.dir; see latents.py
 NAME        any TensorFlow Datasets set, prepared as ArrayRecord, read without TensorFlow
 """
 
@@ -31,12 +32,14 @@ class Source:
       name: for messages.
       num_classes: as the set itself says.
       native_shape: (H, W) if every image is known to have it, else None.
+      record_shape: of float16 numbers that are stored instead of an image, else None.
       corrupt: files found undecodable so far, where the config says to skip them.
     """
 
     name = ""
     num_classes = 0
     native_shape: tuple[int, int] | None = None
+    record_shape: tuple[int, ...] | None = None
 
     def __init__(self) -> None:
         self.corrupt: list[str] = []
@@ -52,6 +55,16 @@ def load(data: Any, split: str) -> Source:
         source: Source = Digits(split)
     elif data.name == "folder":
         source = Folder(data, split)
+    elif data.name == "latents":
+        from pit_jax.data.latents import LatentSource
+
+        source = LatentSource(data.dir, split)
+        found, wanted = source.manifest.shape, (data.image_size, data.image_size, data.channels)
+        if found != wanted:
+            raise ConfigError(
+                f"{source.name} is of {' × '.join(map(str, found))} latents, but"
+                f" config.data.image_size={data.image_size} and .channels={data.channels}"
+            )
     else:
         source = TensorFlowDataset(data, split)
     if source.num_classes != data.num_classes:

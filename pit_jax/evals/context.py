@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from pit_jax.evals.features import Features, extract
@@ -25,6 +26,11 @@ class Context:
       state: its `eval_params` are evaluated.
       draw: takes a picture's name and its (H, W, C) uint8 pixels; None where nothing is to be
         written.
+      record: takes the name of what was measured and all that it depends on, as JSON knows it;
+        None likewise.
+      say: takes a line or more for people; None where nobody reads.
+      network: loads what `eval.features` names, given also `eval.resize` and a mesh.
+      kept: what evaluations load or compile once, by a name of theirs; stays from step to step.
     """
 
     config: Any
@@ -34,6 +40,10 @@ class Context:
     training: Callable[[], Any]
     state: Any = None
     draw: Callable[[str, np.ndarray], None] | None = None
+    record: Callable[[str, dict[str, Any]], None] | None = None
+    say: Callable[[str], None] | None = None
+    network: Callable[[str, str, jax.sharding.Mesh], Any] | None = None
+    kept: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def features(self) -> tuple[Features, Features]:

@@ -1,4 +1,4 @@
-"""How well hidden patches are predicted, and a picture of it."""
+"""How well images are reconstructed, and a picture of it."""
 
 from collections.abc import Iterator
 
@@ -20,6 +20,14 @@ def evaluate(context: Context) -> Iterator[tuple[str, float]]:
     they always have.
     """
     yield from accuracy.evaluate(context)
+    draw(context)
+
+
+def draw(context: Context) -> None:
+    """Draws "reconstruction": the first `eval.pictures` held-out images, one column each.
+
+    The task's `reconstruct` makes those of `ROWS` that it has.
+    """
     wanted = context.config.eval.pictures
     read = context.steps.read(context.task.reconstruct)
     parts: list[dict] = []
@@ -28,12 +36,12 @@ def evaluate(context: Context) -> Iterator[tuple[str, float]]:
     for batch in batches:
         found = jax.device_get(read(context.state.eval_params, batch, np.int32(0)))
         real = found.pop("mask") > 0
-        parts.append({name: found[name][real] for name in ROWS})
+        parts.append({name: found[name][real] for name in ROWS if name in found})
         have += int(real.sum())
         if have >= wanted:
             break
     batches.close()
-    rows = {name: np.concatenate([p[name] for p in parts])[:wanted] for name in ROWS}
+    rows = {name: np.concatenate([p[name] for p in parts])[:wanted] for name in parts[0]}
     if context.draw:
         context.draw("reconstruction", grid(rows))
 

@@ -150,7 +150,9 @@ def _check_torch(config: Any) -> None:
     from pit_jax.weights import counterpart
 
     counterpart.check_expressible(config)
-    missing = [n for n in ("torch", "transformers") if importlib.util.find_spec(n) is None]
+    counterpart.check_loss(config)
+    names = ("torch", counterpart.library(config))
+    missing = [n for n in names if importlib.util.find_spec(n) is None]
     if missing:
         raise ConfigError(
             f"--against torch needs {' and '.join(missing)}: pip install 'pit_jax[parity]'"

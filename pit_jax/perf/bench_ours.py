@@ -24,7 +24,6 @@ def start(config: str, cache: str) -> dict:
 
     from pit_jax import step, tasks
     from pit_jax.lengths import Clock
-    from pit_jax.models.transformer import attention_choice
     from pit_jax.parallel import mesh as meshes
 
     mesh = meshes.make_mesh(c.mesh)
@@ -36,10 +35,12 @@ def start(config: str, cache: str) -> dict:
     batch = {}
     for name, x in task.batch_shapes(size).items():
         high = 256 if x.dtype == np.uint8 else c.data.num_classes
-        batch[name] = rng.integers(0, high, x.shape).astype(x.dtype)
+        whole = np.issubdtype(x.dtype, np.integer)
+        numbers = rng.integers(0, high, x.shape) if whole else rng.random(x.shape)
+        batch[name] = numbers.astype(x.dtype)
     cost = task.flops()
     with jax.set_mesh(mesh):
-        attends = attention_choice(c.model, cost.tokens)
+        attends = task.attends()
     _state.update(config=c, mesh=mesh, task=task, steps=steps, batch=batch)
     return {
         "attention": attends,
@@ -83,18 +84,12 @@ def export(path: str) -> None:
     task = tasks.build(c)
     with jax.set_mesh(_state["mesh"]), jax.default_matmul_precision("highest"):
         params = task.init(jax.random.key(c.train.seed))
-        if "head" in params:  # which starts near zero and would hide what comes before it
-            params["head"]["kernel"] = 20 * params["head"]["kernel"]
+        params = counterpart.awake(params)
         ready = jax.jit(task.augment)(_state["batch"], jax.random.key(1))
         outputs, loss = jax.jit(task.outputs)(params, ready)
-        arrays = {"outputs": outputs, "loss": loss}
-        arrays["image"] = jnp.moveaxis(ready["image"], -1, 1)  # (B, C, H, W)
-        if "keep" in ready:  # the other side keeps the patches of the least noise
-            noise = np.ones((len(ready["keep"]), task.patches), np.float32)
-            np.put_along_axis(noise, np.asarray(ready["keep"]), 0, axis=1)
-            arrays["noise"] = noise
-        else:
-            arrays["target"] = ready["target"]
+        if "time" in ready:
+            outputs = jnp.moveaxis(outputs, -1, 1)  # (B, C, H, W)
+        arrays = {"outputs": outputs, "loss": loss} | counterpart.inputs(task, ready)
         theirs = counterpart.tensors(params, c)
     arrays |= {f"weight/{name}": value for name, value in theirs.items()}
     np.savez(path, **{name: np.asarray(value) for name, value in arrays.items()})

@@ -1,8 +1,9 @@
 """The side of a bench that runs the same model in PyTorch, in a process of its own.
 
-Hugging Face's ViT or ViTMAE with scaled-dot-product attention and our weights; a step is
-forward, loss, backward and fused AdamW, with as many threads as cores. On a GPU bfloat16
-products by autocast and torch.compile.
+Hugging Face's ViT, ViTMAE or DiT (diffusers) with scaled-dot-product attention and our
+weights; a step is
+forward, loss, backward and fused AdamW, with as many threads as cores. On a GPU
+bfloat16 products by autocast and torch.compile.
 """
 
 import json
@@ -27,36 +28,28 @@ def start(arrays: str, model: dict, optim: dict, cores: int) -> dict:
       optim: lr, betas, eps and weight_decay of AdamW.
       cores: threads on a CPU.
     """
-    import safetensors.numpy
     import torch
-    import transformers
 
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(cores)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = np.load(arrays)
-    # By way of a directory: how its layers are called inside differs between versions.
-    folder = tempfile.mkdtemp(dir=os.path.dirname(arrays))
     names = {n.removeprefix("weight/"): n for n in loaded.files if n.startswith("weight/")}
     weights = {name: np.ascontiguousarray(loaded[n]) for name, n in names.items()}
-    safetensors.numpy.save_file(weights, f"{folder}/model.safetensors")
-    with open(f"{folder}/config.json", "w") as file:
-        json.dump(model, file)
-    net, report = getattr(transformers, model["architectures"][0]).from_pretrained(
-        folder, attn_implementation="sdpa", output_loading_info=True
-    )
-    if report["missing_keys"] or report["unexpected_keys"]:
-        raise RuntimeError(f"not all weights were loaded: {report}")
+    diffusion = model["architectures"] == ["DiTTransformer2DModel"]
+    build = _diffusers if diffusion else _transformers
+    net, versions = build(model, weights, os.path.dirname(arrays))
     del weights
     net = net.to(device).train()
     given = {"pixel_values": "image", "noise": "noise"}
+    if diffusion:
+        given = {"hidden_states": "image", "timestep": "time", "class_labels": "label"}
     inputs = {ours: loaded[name] for ours, name in given.items() if name in loaded.files}
     target = torch.from_numpy(loaded["target"]).to(device) if "target" in loaded.files else None
     _state.update(
         torch=torch,
         device=device,
         net=net,
+        diffusion=diffusion,
         inputs={name: torch.from_numpy(x).to(device) for name, x in inputs.items()},
         target=target,
         optimiser=torch.optim.AdamW(net.parameters(), fused=True, **optim),
@@ -65,9 +58,44 @@ def start(arrays: str, model: dict, optim: dict, cores: int) -> dict:
     if device.type == "cuda":
         _state["step"] = torch.compile(_step)
     return {
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {"torch": torch.__version__} | versions,
         "start_bytes": worker.resident_peak(),
     }
+
+
+def _transformers(model: dict, weights: dict, folder: str) -> tuple[Any, dict]:
+    """The class that `model` names with these weights, and the library's version."""
+    import safetensors.numpy
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    # By way of a directory: how its layers are called inside differs between versions.
+    folder = tempfile.mkdtemp(dir=folder)
+    safetensors.numpy.save_file(weights, f"{folder}/model.safetensors")
+    with open(f"{folder}/config.json", "w") as file:
+        json.dump(model, file)
+    net, report = getattr(transformers, model["architectures"][0]).from_pretrained(
+        folder, attn_implementation="sdpa", output_loading_info=True
+    )
+    if report["missing_keys"] or report["unexpected_keys"]:
+        raise RuntimeError(f"not all weights were loaded: {report}")
+    return net, {"transformers": transformers.__version__}
+
+
+def _diffusers(model: dict, weights: dict, folder: str) -> tuple[Any, dict]:
+    """The same for diffusers' DiT, made to compute what ours does."""
+    import diffusers
+
+    from pit_jax.weights import diffusers_dit
+
+    del folder
+    fields = {name: value for name, value in model.items() if name != "architectures"}
+    net = diffusers.DiTTransformer2DModel(**fields)
+    diffusers_dit.put_into(net, weights)
+    for block in net.transformer_blocks:  # labels come dropped
+        block.norm1.emb.class_embedder.dropout_prob = 0.0
+    return net, {"diffusers": diffusers.__version__}
 
 
 def results(outputs: str) -> dict:
@@ -80,8 +108,10 @@ def results(outputs: str) -> dict:
 
 
 def _forward() -> tuple[Any, Any]:
-    """Logits or reconstruction, and the loss."""
+    """Logits, reconstruction or prediction, and the loss."""
     out = _state["net"](**_state["inputs"])
+    if _state["diffusion"]:
+        return out.sample, _state["torch"].nn.functional.mse_loss(out.sample, _state["target"])
     if _state["target"] is None:  # a masked autoencoder makes its own loss
         return out.logits, out.loss
     loss = _state["torch"].nn.functional.cross_entropy(out.logits.float(), _state["target"])

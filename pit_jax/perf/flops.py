@@ -80,6 +80,66 @@ def mae(model, data, mae) -> Flops:
     )
 
 
+def dit(model, data, outputs: int) -> Flops:
+    """FLOPs of a Diffusion Transformer that says `outputs` numbers of every pixel."""
+    tokens = (data.image_size // model.patch) ** 2
+    shape = (tokens, model.width, model.mlp, model.depth)
+    head = 2 * tokens * model.width * model.patch**2 * outputs
+    modulation = 2 * (6 * model.depth + 2) * model.width**2  # of one vector an image
+    time = 2 * (256 + model.width) * model.width
+    conditioned = trunk(*shape) + modulation + time
+    return Flops(
+        conditioned + head + _embedding(model, data, tokens),
+        trunk(*shape),
+        tokens,
+        recomputed(*shape, remat=model.remat),
+    )
+
+
+def autoencoder(sizes, data) -> Flops:
+    """FLOPs of encoding and decoding an image, from the config group `autoencoder`.
+
+    All places of a convolution count alike, those at the border too. `tokens` are the
+    latents' places.
+    """
+    channels, latent, colours = tuple(sizes.channels), sizes.latent, data.channels
+    side = data.image_size  # of the resolution that is being counted
+    total = 0.0
+
+    def convolution(into: int, out: int, size: int = 3) -> float:
+        return 2 * side**2 * size**2 * into * out
+
+    def blocks(into: int, out: int, count: int) -> float:
+        later = 2 * convolution(out, out)
+        shortcut = convolution(into, out, size=1) if into != out else 0.0
+        return convolution(into, out) + convolution(out, out) + shortcut + (count - 1) * later
+
+    def middle(features: int) -> float:
+        places = side**2
+        attention = 8 * places * features**2 + 4 * places**2 * features
+        return blocks(features, features, 2) + attention * sizes.attends
+
+    total += convolution(colours, channels[0])
+    into = channels[0]
+    for level, out in enumerate(channels):
+        total += blocks(into, out, sizes.layers)
+        if level < len(channels) - 1:
+            side //= 2
+            total += convolution(out, out)
+        into = out
+    total += middle(into) + convolution(into, 2 * latent) + convolution(2 * latent, 2 * latent, 1)
+    places = side**2
+    total += convolution(latent, latent, 1) + convolution(latent, into) + middle(into)
+    for level, out in enumerate(reversed(channels)):
+        total += blocks(into, out, sizes.layers + 1)
+        if level < len(channels) - 1:
+            side *= 2
+            total += convolution(out, out)
+        into = out
+    total += convolution(into, colours)
+    return Flops(total, total, places)
+
+
 def _embedding(model, data, patches: int) -> float:
     """Of the linear map to so many tokens; looking colours up multiplies nothing."""
     linear = model.embed == "linear"

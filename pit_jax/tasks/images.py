@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from pit_jax.data.augmentation import augment, normalise
+from pit_jax.models.transformer import attention_choice
 from pit_jax.tasks.program import Program
 
 
@@ -41,6 +42,17 @@ class ImageTask:
         """Of one image as a batch."""
         return self.batch_shapes(1)["image"].shape
 
+    def keys(self, batch: dict) -> jax.Array:
+        """A PRNG key for each image of an evaluation batch, (B,): a function of its numbers,
+        so that it is the same at every evaluation, in whatever batch the image comes."""
+        stored = batch["image"]
+        if stored.dtype == jnp.float16:
+            stored = jax.lax.bitcast_convert_type(stored, jnp.uint16)
+        numbers = stored.reshape(len(stored), -1).astype(jnp.uint32)
+        odd = 2 * jnp.arange(numbers.shape[1], dtype=jnp.uint32) + 1  # places count, too
+        sums = (numbers * odd).sum(1, dtype=jnp.uint32)
+        return jax.vmap(lambda x: jax.random.fold_in(jax.random.key(0), x))(sums)
+
     def vectors(self, params: Any, batch: dict, extra: jax.Array) -> dict[str, jax.Array]:
         """What the model says of an evaluation batch: "vector" (B, d) float32, and the batch's
         "label" and "mask"."""
@@ -71,6 +83,10 @@ class ImageTask:
     def _vectors(self, params: Any, batch: dict, images: jax.Array) -> dict[str, jax.Array]:
         vectors = self.represent(params, images).astype(jnp.float32)
         return {"vector": vectors, "label": batch["label"], "mask": batch["mask"]}
+
+    def attends(self) -> str:
+        """What attends under the ambient mesh, for people."""
+        return attention_choice(self.config.model, self.flops().tokens)
 
     def steps(self, steps: Any) -> dict[str, Program]:
         """What preflight compiles: the steps that the trainer runs.

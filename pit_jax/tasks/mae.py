@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from pit_jax.data.augmentation import augment
 from pit_jax.evals import reconstruction
 from pit_jax.models import mae
+from pit_jax.models.embed import unpatchify
 from pit_jax.models.sizes import num_kept
 from pit_jax.perf import flops
 from pit_jax.tasks.images import ImageTask
@@ -89,7 +90,7 @@ class MaskedAutoencoding(ImageTask):
         mean, std = (jnp.asarray(x) for x in (self.mean, self.std))
 
         def levels(patches: jax.Array) -> jax.Array:
-            x = mae.unpatchify(patches, config.data.image_size, patch)
+            x = unpatchify(patches, config.data.image_size, patch)
             return jnp.clip(255 * (x * std + mean), 0, 255)
 
         grey = mae.target((jnp.full(images.shape, 0.5) - mean) / std, patch, normalise=False)
@@ -111,10 +112,7 @@ class MaskedAutoencoding(ImageTask):
 
     def fixed_masks(self, images: jax.Array) -> jax.Array:
         """The patches that evaluation keeps of uint8 images (B, S, S, C): (B, kept) int32."""
-        pixels = images.reshape(len(images), -1).astype(jnp.uint32)
-        odd = 2 * jnp.arange(pixels.shape[1], dtype=jnp.uint32) + 1  # places count, too
-        sums = (pixels * odd).sum(1, dtype=jnp.uint32)
-        return self._draw(jax.vmap(lambda x: jax.random.fold_in(jax.random.key(0), x))(sums))
+        return self._draw(self.keys({"image": images}))
 
     def _draw(self, keys: jax.Array) -> jax.Array:
         return jax.vmap(lambda key: mae.draw(key, self.patches, self.kept))(keys)

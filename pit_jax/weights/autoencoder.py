@@ -75,14 +75,7 @@ def load(path: epath.PathLike, normalisation: Normalisation | None = None) -> Lo
         normalisation, or if file and argument say different ones.
       StorageError: if a file is damaged.
     """
-    given, source = epath.Path(path), epath.Path(path)
-    if given.is_dir():
-        source = given / _FILE
-        if not source.exists():
-            raise ConfigError(
-                f"{given} holds no {_FILE}: name the directory (of a pipeline its vae/) or the"
-                " .safetensors file"
-            )
+    given, source = epath.Path(path), _file(path)
     found, fields = tensors.read(source)
     if fields is not None:
         model, params, said, name = _own(found, fields, str(source))
@@ -103,7 +96,29 @@ def load(path: epath.PathLike, normalisation: Normalisation | None = None) -> Lo
             " config.json with its scaling_factor beside it, or give the factor"
         )
     chosen.check_channels(model.latent)
-    return Loaded(model, params, chosen, _sha256(source), name)
+    return Loaded(model, params, chosen, sha256(path), name)
+
+
+def sha256(path: epath.PathLike) -> str:
+    """Of the file of weights that `load` reads, as sha256sum prints it."""
+    source = _file(path)
+    try:
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{source} cannot be read: {error.strerror or error}") from None
+
+
+def _file(path: epath.PathLike) -> epath.Path:
+    given = epath.Path(path)
+    if not given.is_dir():
+        return given
+    if not (given / _FILE).exists():
+        raise ConfigError(
+            f"{given} holds no {_FILE}: name the directory (of a pipeline its vae/) or the"
+            " .safetensors file"
+        )
+    return given / _FILE
 
 
 def write(
@@ -235,8 +250,3 @@ def _said(config: Mapping[str, Any], source: epath.Path) -> Normalisation | None
         )
     scale = tuple((1.0 if factor is None else factor) / x if x else math.inf for x in std)
     return Normalisation(tuple(mean), scale)
-
-
-def _sha256(path: epath.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

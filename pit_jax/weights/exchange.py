@@ -9,8 +9,11 @@ from etils import epath
 from pit_jax import checkpoint, configfile, rundir, tasks
 from pit_jax.config import assign, base, flatten
 from pit_jax.errors import ConfigError
+from pit_jax.models.normalisation import Normalisation
+from pit_jax.tasks.autoencoder import build_model
 from pit_jax.validation import resolve
 from pit_jax.weights import (
+    autoencoder,
     huggingface,
     huggingface_directory,
     huggingface_mae,
@@ -25,10 +28,18 @@ def export_weights(
 ) -> None:
     """Writes the evaluated weights of a run.
 
+    An autoencoder's Hugging Face directory is one of diffusers; its latents' normalisation is
+    that of the held-out set, from the newest evaluation up to the checkpoint.
+
     Args:
       source: the run directory.
       target: "huggingface": a directory; "pit_jax": a .safetensors file.
       layout: which of the two.
+
+    Raises:
+      ConfigError: if the run has no checkpoint, or is an autoencoder's that was never
+        evaluated.
+      StorageError: if no checkpoint is intact, or the target cannot be written.
     """
     run = rundir.RunDir(source)
     config = run.config()
@@ -37,7 +48,14 @@ def export_weights(
         raise ConfigError(f"{source} holds no checkpoint yet")
     step = saved.newest_intact(report, repair=False)
     params = saved.read_weights(step)
-    if layout == "huggingface":
+    if config.task == "autoencoder":
+        model, normalisation = build_model(config), _measured(run, step)
+        if layout == "huggingface":
+            autoencoder.write_diffusers(target, model, params, normalisation)
+        else:
+            name = f"{run.path.name} at step {step}"
+            autoencoder.write(target, model, params, normalisation, name)
+    elif layout == "huggingface":
         huggingface_directory.write(target, params, config)
     else:
         tensors.write(target, tensors.flatten(params), _model_fields(config))
@@ -62,6 +80,11 @@ def import_weights(
     root = epath.Path(source)
     if spec:
         config = configfile.load(spec)
+        if config.task == "autoencoder":
+            raise ConfigError(
+                "public autoencoders need no import: name the file or directory as"
+                " config.autoencoder.weights, or as --vae of `pit-jax data latents`"
+            )
         if root.is_dir():
             initial.check_fields(source, huggingface_directory.fields(root), config)
     elif root.is_dir():
@@ -83,6 +106,17 @@ def import_weights(
     tensors.write(target, tensors.flatten(merged), _model_fields(config))
     count = sum(x.size for x in jax.tree.leaves(merged))
     report(f"{count:,} parameters written to {target}: use it as config.init_from")
+
+
+def _measured(run: rundir.RunDir, step: int) -> Normalisation:
+    """Of an autoencoder's latents, as the run's evaluations found them."""
+    for row in reversed(run.rows()):
+        if row["step"] <= step and "eval/latent_std" in row:
+            return Normalisation(row["eval/latent_mean"], 1 / row["eval/latent_std"])
+    raise ConfigError(
+        f"{run.path} has no evaluation up to step {step} that says how its latents are scaled:"
+        " train with config.eval.what=('reconstruction',)"
+    )
 
 
 def _described(root: epath.Path) -> Any:

@@ -12,6 +12,7 @@ from pit_jax import checkpoint, evaluate, rundir, step, validation
 from pit_jax.errors import ConfigError
 from pit_jax.lengths import Clock
 from pit_jax.models import mae
+from pit_jax.models.embed import unpatchify
 from pit_jax.parallel import mesh as meshes
 from pit_jax.tasks import build
 from pit_jax.train import train
@@ -85,7 +86,7 @@ def test_the_reconstruction_shows_what_was_seen_and_what_was_predicted(small, no
         patches = np.asarray(mae.target(normalised, 2, False), np.float64)
         spread = np.sqrt(patches.var(-1, ddof=1, keepdims=True) + 1e-6)
         predicted = predicted * spread + patches.mean(-1, keepdims=True)
-    expected = np.clip(255 * (np.asarray(mae.unpatchify(predicted, 8, 2)) * 0.5 + 0.5), 0, 255)
+    expected = np.clip(255 * (np.asarray(unpatchify(predicted, 8, 2)) * 0.5 + 0.5), 0, 255)
     np.testing.assert_allclose(found["reconstructed"][~seen], expected[~seen], atol=0.05)
 
 

@@ -1,0 +1,343 @@
+"""`pit-jax data latents`: encodes a set of images once, for all epochs of a diffusion run.
+
+Every image is brought to the config's size as evaluation does it, encoded as it is and
+mirrored, and stored by data/latent_writer.py. Several processes share the shards out, each
+on its own devices, and write to a directory that all of them see.
+"""
+
+import contextlib
+import copy
+import itertools
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pit_jax import metrics
+from pit_jax.checkpoint import Checkpoints
+from pit_jax.data import pipeline, sources
+from pit_jax.data.augmentation import normalise
+from pit_jax.data.latent_writer import Writer
+from pit_jax.data.latents import DTYPE, LABEL, Manifest, read_manifest
+from pit_jax.errors import ConfigError
+from pit_jax.models.autoencoder import AutoencoderKL
+from pit_jax.models.normalisation import Normalisation
+from pit_jax.parallel import mesh as meshes
+from pit_jax.rundir import RunDir
+from pit_jax.tasks.autoencoder import build_model
+from pit_jax.weights import autoencoder, tensors
+
+WEIGHTS = "autoencoder.safetensors"  # of a run's own autoencoder, beside its latents
+_BATCH = 32  # images a device
+_SHARD = 1 << 27  # bytes, about: what a kill may cost
+_MEASURED = 10_000  # images that the normalisation is measured on
+_LARGEST = float(np.finfo(DTYPE).max)
+
+
+def encode(
+    config: Any,
+    vae: str,
+    directory: str | Path,
+    splits: Sequence[str] = (),
+    shards: int | None = None,
+    batch_size: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> None:
+    """Writes the latents of a config's data set; goes on where an earlier call stopped.
+
+    `config.model.dtype` is that of the encoder's products, "auto" being float32 here: what is
+    encoded once may take its time.
+
+    Args:
+      config: resolved; its `data` group says which images, and of which size.
+      vae: what `weights.autoencoder.load` takes, or the run directory of an autoencoder. Of a
+        run the evaluated weights of the newest checkpoint are taken and written to
+        `directory`/autoencoder.safetensors, with the normalisation to mean 0 and variance 1
+        measured on up to 10,000 images of the training split.
+      directory: of the store, made if it is not there.
+      splits: of the data set; by default the config's training and evaluation split.
+      shards: files of a split; by default of about 128 MB, or as many as there are.
+      batch_size: images at once, over this process's devices.
+      devices: of this process; all by default.
+
+    Raises:
+      ConfigError: if config, autoencoder and directory do not fit together, or latents are
+        not finite, naming the image.
+      StorageError: if something cannot be read or written.
+    """
+    _check(config)
+    mesh = meshes.make_mesh(
+        {"data": -1, "fsdp": 1, "seq": 1, "model": 1}, devices or jax.local_devices()
+    )
+    size = _BATCH * mesh.size if batch_size is None else batch_size
+    if size < 1 or size % mesh.size:
+        raise ConfigError(f"--batch-size {size} does not divide over {mesh.size} device(s)")
+    root, number, count = Path(directory), jax.process_index(), jax.process_count()
+    names = splits or (config.data.split, config.data.eval_split)
+    found = {split: sources.load(config.data, split) for split in names}
+    loaded, weights = _autoencoder(config, vae, root, mesh, size)
+    encoder = _Encoder(config, loaded.model, loaded.params, mesh, size)
+    manifest = Manifest(
+        image_set=config.data.name,
+        image_size=config.data.image_size,
+        num_classes=config.data.num_classes,
+        shape=encoder.shape,
+        flips=2,
+        autoencoder=loaded.name,
+        autoencoder_sha256=loaded.sha256,
+        normalisation=loaded.normalisation,
+    )
+    writers: dict[str, Writer] = {}
+    for turn in range(2):  # process 0 makes the manifest, the others find it
+        if (number == 0) == (turn == 0):
+            for split, source in found.items():
+                files = shards or _shards(root, manifest, split, len(source))
+                writers[split] = Writer(root, manifest, split, len(source), files)
+        _wait_for_all(f"writers {turn}")
+    left = [
+        (split, shard)
+        for split, writer in writers.items()
+        for shard in writer.missing()
+        if shard % count == number
+    ]
+    total = sum(len(writers[split].span(shard)) for split, shard in left)
+    with metrics.Progress(total, f"latents of {config.data.name}", quiet=number > 0) as progress:
+        meter = _Meter(progress, total)
+        for split, shard in left:
+            span = writers[split].span(shard)
+            writers[split].write(shard, encoder.examples(found[split], span, meter.add))
+            meter.line()
+        _wait_for_all("shards")
+        if number > 0:
+            return
+        for writer in writers.values():
+            writer.finish()
+        for line in _result(root, manifest, found, weights):
+            progress.say(line)
+
+
+def _check(config: Any) -> None:
+    data = config.data
+    if data.name == "latents":
+        raise ConfigError("config.data.name='latents' is encoded already: name a set of images")
+    if set(data.mean) != {0.5} or set(data.std) != {0.5}:
+        raise ConfigError(
+            f"config.data.mean={data.mean} and .std={data.std}: an autoencoder works on images in"
+            " [-1, 1], which is 0.5 for both"
+        )
+    if data.corrupt != "refuse":
+        raise ConfigError(
+            f"config.data.corrupt={data.corrupt!r}: latents are stored of every image, so write"
+            " 'refuse', and remove those that it names"
+        )
+
+
+def _shards(root: Path, manifest: Manifest, split: str, count: int) -> int:
+    """As many as an earlier call began with, or files of about _SHARD bytes."""
+    with contextlib.suppress(ConfigError):  # there is no manifest yet
+        if known := read_manifest(root)["splits"].get(split):
+            return known["shards"]
+    size = count * (LABEL.itemsize + math.prod(manifest.record_shape()) * DTYPE.itemsize)
+    return min(max(-(-size // _SHARD), jax.process_count()), count)
+
+
+def _result(root: Path, manifest: Manifest, found: dict, weights: str) -> Iterator[str]:
+    """What was made, and how to train on it, for people."""
+    splits = read_manifest(root)["splits"]
+    size = sum(facts["bytes"] for x in found for facts in splits[x]["files"].values())
+    counts = " + ".join(f"{len(source):,} {split}" for split, source in found.items())
+    h, w, c = manifest.shape
+    yield (
+        f"{root}: {counts} images of {manifest.image_set} as {h} × {w} × {c} latents, as they are"
+        f" and mirrored, {size / 1e6:,.1f} MB, by {manifest.autoencoder}"
+        f" ({manifest.autoencoder_sha256[:12]})"
+    )
+    fields = {
+        "data.name": "latents",
+        "data.dir": root,
+        "data.image_size": h,
+        "data.channels": c,
+        "data.num_classes": manifest.num_classes,
+        "autoencoder.weights": weights,
+    }
+    words = " ".join(f"--config.{name}={shlex.quote(str(x))}" for name, x in fields.items())
+    yield f"train on them with {words}"
+
+
+# The autoencoder ------------------------------------------------------------------------
+
+
+def _autoencoder(
+    config: Any, vae: str, root: Path, mesh: Mesh, size: int
+) -> tuple[autoencoder.Loaded, str]:
+    """The autoencoder that --vae names, and the path of its weights."""
+    run = RunDir(vae)
+    if not (run.exists() and run.status()):  # diffusers keeps a config.json, too
+        loaded, path = autoencoder.load(vae), vae
+        _check_images(config, vae, loaded.model)
+        return loaded, path
+    theirs = run.config()
+    if theirs.task != "autoencoder":
+        raise ConfigError(f"--vae {vae} was trained by task {theirs.task!r}, it is no autoencoder")
+    saved = Checkpoints(run)
+    if not saved.steps():
+        raise ConfigError(f"--vae {vae} holds no checkpoint yet")
+    step = saved.newest_intact(_warn, repair=False)
+    model, params = build_model(theirs), saved.read_weights(step)
+    _check_images(config, vae, model)
+    path, name = root / WEIGHTS, f"{run.path.name} at step {step}"
+    if jax.process_index() == 0 and not path.exists():
+        print(f"measuring the latents of {name}", flush=True)
+        encoder = _Encoder(config, model, params, mesh, size)
+        autoencoder.write(path, model, params, encoder.normalisation(), name)
+    _wait_for_all("autoencoder")
+    loaded = autoencoder.load(path)
+    mine, found = tensors.flatten(params), tensors.flatten(loaded.params)
+    same = loaded.model.groups == model.groups and mine.keys() == found.keys()
+    if not same or any(not np.array_equal(mine[k], found[k]) for k in mine):
+        raise ConfigError(
+            f"{path} holds {loaded.name}, not {name}: name another --out, or that file as --vae"
+        )
+    return loaded, str(path)
+
+
+def _check_images(config: Any, vae: str, model: AutoencoderKL) -> None:
+    if model.image_channels != config.data.channels:
+        raise ConfigError(
+            f"--vae {vae} takes images of {model.image_channels} channel(s), but"
+            f" config.data.channels={config.data.channels}"
+        )
+    model.latent_shape(config.data.image_size, config.data.image_size)
+
+
+class _Encoder:
+    """An autoencoder on a mesh: images in, what a store keeps of each out."""
+
+    def __init__(self, config: Any, model: AutoencoderKL, params: Any, mesh: Mesh, size: int):
+        self._data, self._mesh, self._size = copy.deepcopy(config.data), mesh, size
+        self._data.in_memory_gb = 0.0  # read once, and while the devices work
+        dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
+        model = model.clone(dtype=dtype)
+        self.shape = model.latent_shape(self._data.image_size, self._data.image_size)
+        self._batches = NamedSharding(mesh, meshes.batch_spec())
+        whole = NamedSharding(mesh, PartitionSpec())
+        self._params = jax.device_put(params, whole)
+
+        def both(params: Any, images: jax.Array) -> jax.Array:
+            """uint8 (B, S, S, C) → (B, 2 flips, 2, h, w, c): means and deviations."""
+            images = normalise(images, self._data.mean, self._data.std)
+            found = [
+                jnp.stack(model.apply({"params": params}, x, method="encode"), 1)
+                for x in (images, images[:, :, ::-1])
+            ]
+            return jnp.stack(found, 1)
+
+        sharded = {"in_shardings": (whole, self._batches), "out_shardings": self._batches}
+        self._function = jax.jit(both, **sharded)
+
+    def examples(
+        self, source: sources.Source, numbers: Sequence[int], done: Callable[[int], None]
+    ) -> Iterator[tuple[np.ndarray, int]]:
+        """(latents, label) of these images of a source, in order.
+
+        Args:
+          done: told the number of images that were encoded, whenever some were.
+
+        Raises:
+          ConfigError: if latents are not finite as float16.
+        """
+        reader = pipeline.Reader(_Part(source, numbers), self._data, train=False)
+        images = pipeline.Pipeline(reader, self._batches, self._size, self._data.workers)
+        first, waiting = 0, None  # fetched one batch late, so that the devices have work
+        with contextlib.closing(images.evaluate()) as batches:
+            for batch in itertools.chain(batches, (None,)):
+                if batch is not None:
+                    with jax.set_mesh(self._mesh):
+                        batch["image"] = self._function(self._params, batch["image"])
+                if waiting is not None:
+                    found = jax.device_get(waiting)
+                    count = int(found["mask"].sum())
+                    for row in range(count):
+                        self._check_finite(found["image"][row], source, numbers[first + row])
+                        yield found["image"][row], int(found["label"][row])
+                    first += count
+                    done(count)
+                waiting = batch
+
+    def _check_finite(self, latents: np.ndarray, source: sources.Source, number: int) -> None:
+        if not (np.abs(latents) <= _LARGEST).all():  # `not <=`: NaN is refused too
+            raise ConfigError(
+                f"{source.name}: the latents of image {number} are not finite in float16: the"
+                " autoencoder's weights are damaged, or no --vae for such images"
+            )
+
+    def normalisation(self) -> Normalisation:
+        """To mean 0 and variance 1 of samples of the latents, all channels together.
+
+        Measured on up to _MEASURED training images, from all over the set.
+        """
+        source = sources.load(self._data, self._data.split)
+        count = min(len(source), _MEASURED)
+        numbers = np.linspace(0, len(source) - 1, count).round().astype(int)
+        mean = square = 0.0
+        for latents, _ in self.examples(source, numbers, lambda _: None):
+            means, deviations = latents.swapaxes(0, 1).astype(np.float64)
+            mean += means.mean() / count
+            square += (means**2 + deviations**2).mean() / count
+        return Normalisation(shift=mean, scale=(square - mean**2) ** -0.5)
+
+
+class _Part(sources.Source):
+    """Some examples of another source."""
+
+    def __init__(self, source: sources.Source, numbers: Sequence[int]):
+        self._source, self._numbers = source, numbers
+        self.name, self.num_classes = source.name, source.num_classes
+        self.native_shape, self.corrupt = source.native_shape, source.corrupt
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int] | None:
+        return self._source[int(self._numbers[index])]
+
+
+class _Meter:
+    """Counts images, and tells the progress bar how fast they come."""
+
+    def __init__(self, progress: metrics.Progress, total: int):
+        self._progress, self._total, self._done = progress, total, 0
+        self._started: float | None = None
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._started is None:  # compiling ends with the first batch
+            self._started, self._first = time.time(), self._done
+        self._progress.update(self._done, None, *self._rate())
+
+    def line(self) -> None:
+        """A line, where there is no bar."""
+        self._progress.line(self._done, None, *self._rate())
+
+    def _rate(self) -> tuple[float, float]:
+        """Images/s, and seconds left."""
+        rate = (self._done - self._first) / max(time.time() - self._started, 1e-6)
+        return rate, (self._total - self._done) / rate if rate else 0.0
+
+
+def _wait_for_all(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,267 @@
+"""Images from a trained diffusion model: of any number, as uint8, decoded if it makes latents."""
+
+import copy
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pit_jax.data import latents
+from pit_jax.errors import ConfigError, NonFiniteLoss
+from pit_jax.parallel.mesh import BATCH_AXES, batch_spec
+from pit_jax.weights import autoencoder
+
+# Latents that a device decodes at once: its activations are 500 times as large as they are.
+_DECODED_AT_ONCE = 8
+
+
+class Generator:
+    """Images by label and index, which with `sample.seed` decide all that is random of them.
+
+    Every process calls it alike and gets all images.
+
+    Attributes:
+      batch_size: images at once, over all devices.
+      image_shape: (S, S, C) of an image.
+      decoder: of latents, as `weights.autoencoder.load` returned it; else None.
+    """
+
+    def __init__(self, config: Any, task: Any, steps: Any, params: Any, mesh: Mesh):
+        """
+        Args:
+          config: resolved; `config.sample` says how.
+          task: offers `generate`, and `levels` if it is not of latents.
+          steps: its jitted functions, as `step.build` makes them for `mesh`.
+          params: the weights to sample from.
+
+        Raises:
+          ConfigError: if the batch does not divide over the mesh, or the autoencoder that
+            should decode is not named, not there, or of other latents.
+        """
+        self._config, self._task, self._steps, self._mesh = config, task, steps, mesh
+        self._params = params
+        self._ways = mesh_ways(mesh)
+        size, name = _batch_size(config)
+        if size % self._ways:
+            raise ConfigError(
+                f"config.{name}={size} does not divide over the {self._ways} devices that share"
+                f" a batch: write config.sample.batch_size={-(-size // self._ways) * self._ways}"
+            )
+        self.batch_size, data = size, config.data
+        self.decoder = None
+        self.image_shape = (data.image_size, data.image_size, data.channels)
+        if data.name == "latents":
+            self.decoder = _load_decoder(config)
+            side = data.image_size * self.decoder.model.factor
+            self.image_shape = (side, side, self.decoder.model.image_channels)
+            self._decode = _decoding(self.decoder, mesh)
+        else:
+            self._levels = jax.jit(task.levels)
+
+    def with_params(self, params: Any) -> "Generator":
+        """The same for other weights; nothing is loaded or compiled again."""
+        other = copy.copy(self)
+        other._params = params
+        return other
+
+    def images(self, labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """All images of these labels and indices, each (n,): (n, S, S, C) uint8.
+
+        A label equal to `data.num_classes` means no class.
+
+        Raises:
+          NonFiniteLoss: if a sample is not finite.
+        """
+        return np.concatenate(list(self.batches(labels, indices)))
+
+    def batches(self, labels: np.ndarray, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """The same, batch by batch: what is asked for last comes as a shorter one."""
+        size = self.size(len(indices))
+        for start in range(0, len(indices), size):
+            part = slice(start, start + size)
+            yield self.batch(labels[part], indices[part], size)
+
+    def size(self, count: int) -> int:
+        """Images of each batch that `count` images are made in: no more than are wanted."""
+        return min(self.batch_size, -(-count // self._ways) * self._ways)
+
+    def batch(self, labels: np.ndarray, indices: np.ndarray, size: int) -> np.ndarray:
+        """`images` of at most `size`, made in one batch of that size."""
+        count = len(indices)
+        sharding = self._steps.batch_sharding
+        batch = {
+            name: _put(np.pad(np.asarray(x, np.int32), (0, size - count), "edge"), sharding)
+            for name, x in (("label", labels), ("index", indices))
+        }
+        seed = np.uint32(self._config.sample.seed)
+        with jax.set_mesh(self._mesh):
+            x = self._steps.read(self._task.generate)(self._params, batch, seed)
+            self._check(np.asarray(x)[:count], indices)
+            if self.decoder is None:
+                return to_bytes(np.asarray(self._levels(x))[:count])
+            return self._decoded(np.asarray(x)[:count])
+
+    def _decoded(self, x: np.ndarray) -> np.ndarray:
+        size = min(_DECODED_AT_ONCE * self._ways, -(-len(x) // self._ways) * self._ways)
+        parts = []
+        for start in range(0, len(x), size):
+            part = x[start : start + size]
+            padding = ((0, size - len(part)), (0, 0), (0, 0), (0, 0))
+            levels = self._decode(_put(np.pad(part, padding), self._steps.batch_sharding))
+            parts.append(to_bytes(np.asarray(levels)[: len(part)]))
+        return np.concatenate(parts)
+
+    def _check(self, x: np.ndarray, indices: np.ndarray) -> None:
+        finite = np.isfinite(x).all(axis=(1, 2, 3))
+        if not finite.all():
+            options = self._config.sample
+            bad = np.flatnonzero(~finite)
+            raise NonFiniteLoss(
+                f"{len(bad)} of {len(x)} samples are not finite, index {indices[bad[0]]} first"
+                f" (sampler {options.sampler}, {options.steps} steps, guidance"
+                f" {options.guidance:g}): other sampler options or another checkpoint may help"
+            )
+
+    def provenance(self, labels: str | Sequence[int]) -> dict[str, Any]:
+        """How images are made, as JSON knows it; `labels` is what `choose_labels` was told."""
+        options = self._config.sample
+        decoder = self.decoder and {
+            "name": self.decoder.name,
+            "path": self._config.autoencoder.weights,
+            "sha256": self.decoder.sha256,
+        }
+        return {
+            "sampler": options.sampler,
+            "steps": options.steps,
+            "eta": options.eta,
+            "clip": options.clip,
+            "guidance": options.guidance,
+            "guidance_channels": options.guidance_channels,
+            "guidance_interval": list(options.guidance_interval),
+            "seed": options.seed,
+            "labels": labels if isinstance(labels, str) else list(labels),
+            "image_shape": list(self.image_shape),
+            "decoder": decoder,
+        }
+
+
+def of(context: Any) -> Generator:
+    """The generator of an evaluation's weights; what it loaded and compiled is kept."""
+    params = context.state.eval_params
+    kept = context.kept.get("generator")
+    if kept is None:
+        mesh = context.steps.batch_sharding.mesh
+        kept = Generator(context.config, context.task, context.steps, params, mesh)
+        context.kept["generator"] = kept.with_params(None)  # an old step's weights may go
+    return kept.with_params(params)
+
+
+def choose_labels(
+    config: Any, indices: np.ndarray, wanted: str | Sequence[int] | None = None
+) -> tuple[np.ndarray, str | list[int]]:
+    """The label of each index, (n,) int32, and the name of the choice.
+
+    Args:
+      config: resolved.
+      indices: (n,).
+      wanted: "balanced" gives index i the label i mod classes, "unconditional" none; numbers
+        are taken in turn. By default "balanced", or "unconditional" if the network knows no
+        classes.
+
+    Raises:
+      ConfigError: if the network was not trained for that, or there is no such class.
+    """
+    classes, conditional = config.data.num_classes, config.diffusion.conditional
+    wanted = wanted if wanted is not None else ("balanced" if conditional else "unconditional")
+    if wanted == "unconditional":
+        if conditional and config.diffusion.label_drop == 0:
+            raise ConfigError(
+                "labels 'unconditional': this network always was told the class"
+                " (config.diffusion.label_drop=0), write 'balanced' or numbers"
+            )
+        return np.full(len(indices), classes, np.int32), wanted
+    if not conditional:
+        raise ConfigError(
+            f"labels {_words(wanted)}: this network knows no classes"
+            " (config.diffusion.conditional=False), write 'unconditional'"
+        )
+    if wanted == "balanced":
+        return (indices % classes).astype(np.int32), wanted
+    numbers = [] if isinstance(wanted, str) else [int(x) for x in wanted]
+    if not numbers or not all(0 <= x < classes for x in numbers):
+        raise ConfigError(
+            f"labels {_words(wanted)}: write numbers from 0 to {classes - 1}, 'balanced' or"
+            " 'unconditional'"
+        )
+    return np.asarray(numbers, np.int32)[indices % len(numbers)], numbers
+
+
+def to_bytes(levels: np.ndarray) -> np.ndarray:
+    """Grey levels of any range, rounded to the nearest uint8."""
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+def mesh_ways(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+
+
+def _words(wanted: str | Sequence[int]) -> str:
+    return repr(wanted) if isinstance(wanted, str) else " ".join(map(str, wanted))
+
+
+def _batch_size(config: Any) -> tuple[int, str]:
+    for group in ("sample", "eval", "train"):
+        if size := config[group].batch_size:
+            return size, f"{group}.batch_size"
+    raise AssertionError("train.batch_size is at least 1")
+
+
+def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """What every process has, laid out over all devices; jit takes no such NumPy array."""
+    return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
+
+
+def _load_decoder(config: Any) -> autoencoder.Loaded:
+    path = config.autoencoder.weights
+    if not path:
+        raise ConfigError(
+            "config.autoencoder.weights is empty: name the autoencoder that made the latents,"
+            " samples are decoded with it"
+        )
+    stored = latents.manifest(config.data.dir)
+    # Latents of the store were normalised as it says, wherever the weights came from.
+    loaded = autoencoder.load(path, stored.normalisation if stored else None)
+    if stored and stored.autoencoder_sha256 != loaded.sha256:
+        raise ConfigError(
+            f"config.autoencoder.weights={path} is not {stored.autoencoder}"
+            f" ({stored.autoencoder_sha256[:12]}), which made the latents in {config.data.dir}:"
+            " name that one"
+        )
+    if loaded.model.latent != config.data.channels:
+        raise ConfigError(
+            f"config.autoencoder.weights={path} has latents of {loaded.model.latent} channels,"
+            f" but config.data.channels={config.data.channels}"
+        )
+    return loaded
+
+
+def _decoding(loaded: autoencoder.Loaded, mesh: Mesh):
+    """Normalised latents (B, h, w, c), split over devices → whole grey levels (B, S, S, C)."""
+    # What is measured keeps its digits: bfloat16 would be an error of its own in an image.
+    model = loaded.model.clone(dtype="float32")
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def decode(params: Any, x: jax.Array) -> jax.Array:
+        x = loaded.normalisation.invert(x)
+        x = model.apply({"params": params}, x, method="decode")
+        return jnp.clip((x + 1) * 127.5, 0, 255)
+
+    shardings = (whole, NamedSharding(mesh, batch_spec()))
+    jitted = jax.jit(decode, in_shardings=shardings, out_shardings=whole)
+    params = jax.tree.map(lambda x: _put(np.asarray(x), whole), loaded.params)
+    return functools.partial(jitted, params)

@@ -1,0 +1,319 @@
+"""`pit-jax sample`: images of a diffusion run, as files and as one file for ADM's evaluator.
+
+DIR/images/000000.png, ...     image i of N
+DIR/samples.npz                all of them (grey ones as RGB) and their labels, once all are there
+DIR/sample.json                what they depend on
+
+Image i is a function of (seed, i, its label) and the weights: a run that was cut off goes on
+where it was, and more images can be asked for later.
+"""
+
+import concurrent.futures
+import contextlib
+import io
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from pit_jax import metrics, rundir
+from pit_jax.config import label
+from pit_jax.errors import ConfigError, StorageError
+from pit_jax.evals import reference
+from pit_jax.evals.generator import Generator, choose_labels
+from pit_jax.parallel import mesh as meshes
+from pit_jax.restored import Restored, restore
+from pit_jax.weights import tensors
+
+_DESCRIPTION, _NPZ = "sample.json", "samples.npz"
+# Of sample.json, what may differ when a directory is gone on with: the images do not depend
+# on where something lies, nor (but for rounding) on the devices.
+_MAY_DIFFER = ("run", "num", "done", "npz_sha256", "environment", "decoder.path", "decoder.name")
+_LINES = 10  # at most, where there is no bar
+_READ = 64  # images read back at a time
+_THREADS = 8  # that compress and write images; a large one takes 10 ms
+
+
+def sample(
+    config: Any,
+    workdir: str | os.PathLike,
+    out: str | os.PathLike,
+    labels: str | Sequence[int] | None = None,
+    number: int | None = None,
+    ema: bool | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> epath.Path:
+    """Generates `sample.num` images of a run; those that are there already stay.
+
+    Args:
+      config: the run's resolved config; mesh and `sample` may have been changed.
+      workdir: the run directory; nothing is written there.
+      out: the directory of the images, new or of the same samples.
+      labels: see `evals.generator.choose_labels`.
+      number: step of the checkpoint, the newest by default.
+      ema: whether to sample from the moving average; by default if there is one.
+      devices: those to use; all of them by default.
+
+    Returns:
+      The path of samples.npz.
+
+    Raises:
+      ConfigError: if it is no diffusion run, the options do not fit it, or `out` holds
+        something else.
+      NonFiniteLoss: if a sample is not finite.
+      StorageError: if the checkpoint is damaged or a file cannot be written.
+    """
+    if config.task != "diffusion":
+        raise ConfigError(
+            f"{workdir} was trained by task {config.task!r}: only diffusion runs generate images"
+        )
+    if ema and not config.optim.ema:
+        raise ConfigError(
+            f"--ema: {workdir} keeps no moving average (config.optim.ema=0), leave it out"
+        )
+    count = config.sample.num
+    indices = np.arange(count)
+    chosen, choice = choose_labels(config, indices, labels)
+    mesh = meshes.make_mesh(config.mesh, devices)
+    found = restore(config, workdir, mesh, number)
+    averaged = config.optim.ema > 0 if ema is None else ema
+    params = found.state.ema if averaged else found.state.params
+    generator = Generator(config, found.task, found.steps, params, mesh)
+    size = generator.size(count)
+    target = epath.Path(out) if "://" in str(out) else epath.Path(out).expanduser().absolute()
+    writes = jax.process_index() == 0
+    description = {
+        "schema": 1,
+        "run": str(found.run.path),
+        **_checkpoint(found),
+        "ema": averaged,
+        "num": count,
+        **generator.provenance(choice),
+        "batch_size": size,
+    }
+    before = _begin(target, description)
+    environment = rundir.environment(mesh, jax.process_count())
+    del environment["uncommitted"]
+    description["environment"] = environment
+    if writes and not (before.get("done") and before.get("num") == count):
+        _write_json(target, description | {"done": False})
+    intact = _agreed(_intact(target, count, generator.image_shape))
+    title = f"{label(config)} samples"
+    with metrics.Progress(count, title, quiet=not writes) as progress:
+        if intact.any():
+            progress.say(f"{target}: {intact.sum()} of {count} images are there already")
+            progress.update(int(intact.sum()))
+        try:
+            for start, images in _missing(generator, chosen, indices, size, intact, progress):
+                if writes:
+                    new = np.flatnonzero(~intact[start : start + len(images)])
+                    _write(target, start + new, images[new])
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                for cut_off in (target / "images").glob(".*.tmp"):
+                    cut_off.unlink(missing_ok=True)
+            raise
+        if writes:
+            _finish(target, description, before, chosen, generator.image_shape)
+            progress.say(f"{count} images in {target}/images, all of them in {target / _NPZ}")
+    return target / _NPZ
+
+
+def _missing(
+    generator: Generator,
+    labels: np.ndarray,
+    indices: np.ndarray,
+    size: int,
+    intact: np.ndarray,
+    progress: metrics.Progress,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each batch of which an image is missing, with its first index.
+
+    Batches begin at multiples of `size` whatever is there: an image that is made again comes
+    from the same batch, and has the same bits.
+    """
+    count, done, shown, since = len(indices), int(intact.sum()), 0, None
+    for start in range(0, count, size):
+        part = slice(start, start + size)
+        if intact[part].all():
+            continue
+        yield start, generator.batch(labels[part], indices[part], size)
+        new = int((~intact[part]).sum())
+        done += new
+        now = time.perf_counter()
+        if since is None:  # the first batch compiles
+            since, made, rate = now, 0, 0.0
+        else:
+            made += new
+            rate = made / (now - since)
+        left = (count - done) / rate if rate else 0.0
+        progress.update(done, rate=rate, left=left)
+        if done * _LINES // count > shown:
+            shown = done * _LINES // count
+            progress.line(done, None, rate, left)
+
+
+def _checkpoint(found: Restored) -> dict[str, Any]:
+    """Which weights; the manifest has the sums of all their files."""
+    manifest = found.run.path / "manifests" / f"{found.number}.json"
+    return {"checkpoint_step": found.number, "checkpoint_sha256": reference.sha256(manifest)}
+
+
+# The directory ----------------------------------------------------------------------------
+
+
+def _begin(target: epath.Path, description: dict[str, Any]) -> dict[str, Any]:
+    """What sample.json said before, {} in a new directory.
+
+    Raises:
+      ConfigError: if the directory holds other samples, or something else.
+    """
+    path = target / _DESCRIPTION
+    try:
+        if not path.exists():
+            found = [p.name for p in target.iterdir()] if target.exists() else []
+            others = [name for name in found if not name.startswith(".")]
+            if others:
+                raise ConfigError(
+                    f"--out {target} holds no samples but other files ({min(others)}, ...): name"
+                    " an empty or new directory"
+                )
+            return {}
+        before = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"--out {target}: {error.strerror or error}") from None
+    except ValueError:
+        raise StorageError(f"{path} is damaged: sample into another directory") from None
+    old, new = _flat(before), _flat(json.loads(json.dumps(description)))
+    differs = [
+        f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+        for name in dict.fromkeys((*new, *old))
+        if old.get(name) != new.get(name) and not _may_differ(name)
+    ]
+    if differs:
+        raise ConfigError(
+            f"--out {target} holds other samples: {'; '.join(differs)}. Name another directory,"
+            " or write what it was"
+        )
+    if before["num"] > description["num"]:
+        raise ConfigError(
+            f"--out {target} is of {before['num']} images: num cannot become"
+            f" {description['num']}, name another directory"
+        )
+    return before
+
+
+def _may_differ(name: str) -> bool:
+    return name in _MAY_DIFFER or name.startswith("environment.")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat
+
+
+def _intact(target: epath.Path, count: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Which images are there, whole and of this shape: (count,) bool."""
+    intact = np.zeros(count, bool)
+    folder = target / "images"
+    if jax.process_index() == 0 and folder.exists():
+        names = {path.name for path in folder.iterdir()}
+        for index in range(count):
+            path = _file(target, index)
+            intact[index] = path.name in names and _is_image(path, shape)
+    return intact
+
+
+def _agreed(intact: np.ndarray) -> np.ndarray:
+    """What process 0 found, on all of them: they generate alike."""
+    if jax.process_count() == 1:
+        return intact
+    return np.asarray(multihost_utils.broadcast_one_to_all(intact))
+
+
+def _is_image(path: epath.Path, shape: tuple[int, int, int]) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            fits = image.size == (shape[1], shape[0]) and image.mode == _mode(shape)
+            image.verify()  # every chunk's checksum, and that it ends
+            return fits
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
+def _finish(
+    target: epath.Path,
+    description: dict[str, Any],
+    before: dict[str, Any],
+    labels: np.ndarray,
+    shape: tuple[int, int, int],
+) -> None:
+    """Writes samples.npz from the files, and that all is done; unless it is already."""
+    count = len(labels)
+    path = target / _NPZ
+    if before.get("done") and before["num"] == count and path.exists():
+        return
+    said = {name: x for name, x in description.items() if name not in ("run", "environment")}
+
+    def images() -> Iterator[np.ndarray]:
+        with concurrent.futures.ThreadPoolExecutor(_THREADS, "sample") as pool:
+            for start in range(0, count, _READ):
+                numbers = range(start, min(start + _READ, count))
+                yield np.stack(list(pool.map(_read, (_file(target, i) for i in numbers))))
+
+    reference.write_images(path, images(), (count, *shape[:2], 3), said, labels)
+    _write_json(target, description | {"done": True, "npz_sha256": reference.sha256(path)})
+
+
+def _file(target: epath.Path, index: int) -> epath.Path:
+    return target / "images" / f"{index:06d}.png"
+
+
+def _write(target: epath.Path, indices: np.ndarray, images: np.ndarray) -> None:
+    """One file an image, each as a whole or not at all."""
+
+    def one(index: int, image: np.ndarray) -> None:
+        tensors.write_whole(_file(target, index), _png(image))
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS, "sample") as pool:
+        list(pool.map(one, indices, images))  # raises what one of them raised
+
+
+def _mode(shape: tuple[int, ...]) -> str:
+    return "L" if shape[-1] == 1 else "RGB"
+
+
+def _png(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, "png")
+    return content.getvalue()
+
+
+def _read(path: epath.Path) -> np.ndarray:
+    """(S, S, 3) uint8."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise StorageError(
+            f"{path} cannot be read back ({error}): start again, it will be made anew"
+        ) from None
+
+
+def _write_json(target: epath.Path, content: dict[str, Any]) -> None:
+    tensors.write_whole(target / _DESCRIPTION, (json.dumps(content, indent=2) + "\n").encode())

@@ -1,0 +1,254 @@
+"""Diffusion: learning to undo noise, on pixels or on the latents of an autoencoder."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from pit_jax.data import latents
+from pit_jax.data.augmentation import augment
+from pit_jax.diffusion import guidance, samplers, schedule
+from pit_jax.diffusion.flow import Flow
+from pit_jax.diffusion.gaussian import Gaussian
+from pit_jax.evals import accuracy, generation, samples
+from pit_jax.models import dit
+from pit_jax.models.normalisation import Normalisation
+from pit_jax.parallel.mesh import constrain
+from pit_jax.perf import flops
+from pit_jax.tasks.images import ImageTask
+from pit_jax.tasks.program import Program
+from pit_jax.weights.autoencoder import sha256
+
+
+class Diffusion(ImageTask):
+    """What the trainer asks of a task, for diffusion (Ho et al. 2020) and flow matching.
+
+    On images the network sees them in [-1, 1]. On stored latents "image" of a batch is what
+    the store holds, (B, flips, 2, h, w, c) float16: mean and standard deviation of the
+    posterior, as it is and of the image flipped; a training step draws from one of the two.
+
+    Everything random of a training example is drawn from (seed, step, example). A held-out
+    example's noise and time are functions of its own numbers: the same at every evaluation.
+    """
+
+    def __init__(self, config: Any):
+        """
+        Raises:
+          ConfigError: if the latents are another autoencoder's than config.autoencoder names.
+        """
+        super().__init__(config)
+        self.process = process(config.diffusion)
+        self.classes = config.data.num_classes if config.diffusion.conditional else 0
+        outputs = self.process.outputs(config.data.channels)
+        self.model = dit.build(config.model, outputs, self.classes)
+        self.stored = config.data.name == "latents"
+        if self.stored:
+            # Without the store, as for sizes and samples, shapes are all that is needed.
+            found = latents.manifest(config.data.dir)
+            self.normalisation = found.normalisation if found else Normalisation()
+            self.flips = found.flips if found else 2
+            if found and (decoder := config.autoencoder.weights):
+                latents.LatentSource(config.data.dir, config.data.split, sha256(decoder))
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch."""
+        shapes = super().batch_shapes(batch_size)
+        if self.stored:
+            stored = (batch_size, self.flips, 2, *shapes["image"].shape[1:])
+            shapes["image"] = jax.ShapeDtypeStruct(stored, jnp.float16)
+        return shapes
+
+    def image_shape(self) -> tuple[int, int, int, int]:
+        """Of what the network sees of one image, as a batch."""
+        return super().batch_shapes(1)["image"].shape
+
+    def normalise(self, images: jax.Array) -> jax.Array:
+        """What is stored of images as the network sees it, float32; of latents the mean."""
+        if not self.stored:
+            return super().normalise(images)
+        return self.normalisation.apply(images[:, 0, 0].astype(jnp.float32))
+
+    def init(self, key: jax.Array) -> Any:
+        """Parameters drawn from `key`."""
+        x = jnp.zeros(self.image_shape())
+        # Parameters do not depend on what attends; what cannot run here need not be asked.
+        return self.model.clone(attention="xla").init(key, x, jnp.zeros(1))["params"]
+
+    def augment(self, batch: dict, key: jax.Array) -> dict:
+        """A stored batch → {"image", "noise": (B, H, W, C) float32, "time": (B,) of the
+        process, "label": (B,) int32, `num_classes` where it is dropped}."""
+        image_key, noise_key = jax.random.split(key)
+        keys = _fold_in(noise_key, jnp.arange(len(batch["label"])))
+        x = self._draw(batch, image_key)
+        label = batch["label"]
+        if self.classes:
+            rate = self.config.diffusion.label_drop
+            label = dit.drop_labels(label, _fold_in(keys, 2), rate, self.classes)
+        return {"image": x, "label": label} | self._noise(keys, x)
+
+    def _draw(self, batch: dict, key: jax.Array) -> jax.Array:
+        """Images augmented, or latents drawn from their posterior: (B, H, W, C) float32."""
+        data = self.config.data
+        stored, label = batch["image"], batch["label"]
+        if not self.stored:
+            options = data.augmentation
+            return augment(stored, label, key, options, self.mean, self.std, data.num_classes)[0]
+
+        def one(stored: jax.Array, key: jax.Array) -> jax.Array:
+            flip_key, normal_key = jax.random.split(key)
+            flipped = jax.random.bernoulli(flip_key, data.augmentation.flip)
+            mean, deviation = stored[flipped * (self.flips - 1)].astype(jnp.float32)
+            return mean + deviation * jax.random.normal(normal_key, mean.shape)
+
+        drawn = jax.vmap(one)(stored, _fold_in(key, jnp.arange(len(stored))))
+        return self.normalisation.apply(drawn)
+
+    def _noise(self, keys: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(_fold_in(keys, 0))
+        return {"noise": noise, "time": self.process.times(_fold_in(keys, 1))}
+
+    def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+        """The process's loss, averaged over examples, and what it consists of."""
+        losses, _ = self._losses(params, batch, key)
+        means = {name: values.mean() for name, values in losses.items()}
+        return means["loss"], means
+
+    def evaluate(self, params: Any, batch: dict) -> dict[str, jax.Array]:
+        """Sums over the real rows of a batch; "examples" counts them."""
+        x = self.normalise(batch["image"])
+        losses, _ = self._losses(params, batch | {"image": x} | self._noise(self.keys(batch), x))
+        values = losses | {"examples": jnp.ones_like(losses["loss"])}
+        # where, not a product: a filling row may hold anything
+        return {k: jnp.where(batch["mask"] > 0, v, 0).sum() for k, v in values.items()}
+
+    def outputs(self, params: Any, batch: dict) -> tuple[jax.Array, jax.Array]:
+        """What the network says of an augmented batch and the mean loss, without dropout."""
+        losses, said = self._losses(params, batch)
+        return said, losses["loss"].mean()
+
+    def represent(self, params: Any, images: jax.Array) -> jax.Array:
+        """The network's vector of each image without noise or label, (B, d)."""
+        end = jnp.full(len(images), 0 if self.process.family == "gaussian" else 1)
+        time = self.process.network_time(end)
+        return self.model.apply({"params": params}, images, time, method="represent")
+
+    def view_vectors(self, params: Any, batch: dict, extra: jax.Array) -> dict[str, jax.Array]:
+        """`vectors` of a random crop and flip of each image; of latents another draw."""
+        if not self.stored:
+            return super().view_vectors(params, batch, extra)
+        x = self._draw(batch, jax.random.wrap_key_data(extra))
+        return self._vectors(params, batch, x)
+
+    def generate(self, params: Any, batch: dict, extra: jax.Array) -> jax.Array:
+        """Samples, as `config.sample` says: (B, H, W, C) float32 as the network sees images.
+
+        A sample is a function of (seed, index, label), whatever else the batch holds.
+
+        Args:
+          batch: "label" (B,) int32, `num_classes` meaning none; "index" (B,) int32.
+          extra: the seed, a uint32.
+        """
+        options, labels = self.config.sample, batch["label"]
+        root = jax.random.key(extra)
+        keys = _fold_in(root, batch["index"])
+        shape = self.image_shape()[1:]
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(_fold_in(keys, 0))
+        denoise = guidance.guided(
+            self.process,
+            lambda x, time, label: self.model.apply({"params": params}, x, time, label),
+            self.classes,
+            options.guidance,
+            options.guidance_channels,
+            tuple(options.guidance_interval),
+        )
+        return samplers.sample(
+            self.process,
+            lambda x, time: denoise(x, time, labels),
+            constrain(noise, "batch", None, None, None),
+            _fold_in(keys, 1),
+            options.sampler,
+            options.steps,
+            options.eta,
+            clip=1.0 if options.clip else None,
+        )
+
+    def levels(self, x: jax.Array) -> jax.Array:
+        """Generated images in grey levels, float32 in [0, 255]."""
+        mean, std = (jnp.asarray(v, jnp.float32) for v in (self.mean, self.std))
+        return jnp.clip(255 * (x * std + mean), 0, 255)
+
+    def _losses(
+        self, params: Any, batch: dict, key: jax.Array | None = None
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Each example's losses (B,) and what the network said; a key means training."""
+        train, rngs = key is not None, {} if key is None else {"dropout": key}
+        x, noise, time = batch["image"], batch["noise"], batch["time"]
+        said = self.model.apply(
+            {"params": params},
+            self.process.noised(x, noise, time),
+            self.process.network_time(time),
+            batch["label"],
+            train=train,
+            rngs=rngs,
+        )
+        return self.process.losses(said, x, noise, time), said
+
+    def flops(self) -> flops.Flops:
+        """Analytic cost of one image in training."""
+        config = self.config
+        outputs = self.process.outputs(config.data.channels)
+        return flops.dit(config.model, config.data, outputs)
+
+    def evaluations(self) -> dict[str, Any]:
+        """Name → function(context) that yields metric names and values."""
+        return {
+            "loss": accuracy.evaluate,
+            "samples": samples.evaluate,
+            "generation": generation.evaluate,
+        }
+
+    def steps(self, steps: Any) -> dict[str, Program]:
+        """What preflight compiles: training, evaluation and the whole loop of sampling."""
+        options = self.config.sample
+        found = super().steps(steps)
+        size = options.batch_size or self.config.eval.batch_size or self.config.train.batch_size
+        rows, state = steps.batch_sharding, steps.shapes
+        whole = NamedSharding(rows.mesh, PartitionSpec())
+        number = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=rows)
+        passes = options.steps * (1 if options.guidance == 1 else 2)
+        passes = 2 * passes - 1 if options.sampler == "heun" else passes
+        return found | {
+            "sample": Program(
+                steps.read(self.generate),
+                (
+                    state.eval_params,
+                    {"label": number, "index": number},
+                    jax.ShapeDtypeStruct((), jnp.uint32, sharding=whole),
+                ),
+                params=state.eval_params,
+                optimizer=(),
+                model_flops=self.flops().forward * passes * size,
+            )
+        }
+
+
+def process(diffusion: Any) -> Gaussian | Flow:
+    """The process that a config's `diffusion` group describes.
+
+    Raises:
+      ConfigError: for a prediction that the family does not know.
+    """
+    if diffusion.family == "flow":
+        times = (diffusion.time_mean, diffusion.time_std)
+        return Flow(diffusion.predict, *times, diffusion.min_gap)
+    table = schedule.named(diffusion.schedule, diffusion.timesteps)
+    return Gaussian(table, diffusion.predict, diffusion.learn_sigma)
+
+
+def _fold_in(keys: jax.Array, numbers: jax.Array | int) -> jax.Array:
+    """fold_in of one key with many numbers, or of many keys with one."""
+    if np.ndim(numbers):
+        return jax.vmap(lambda number: jax.random.fold_in(keys, number))(numbers)
+    return jax.vmap(lambda key: jax.random.fold_in(key, numbers))(keys)

@@ -1,0 +1,225 @@
+"""`pit-jax sample`: the same images on any mesh, resumed to the same bits, or refused."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pit_jax import cli, rundir, validation
+from pit_jax import sample as sampling
+from pit_jax.errors import ConfigError, NonFiniteLoss, StorageError
+from pit_jax.evals import reference
+from pit_jax.evals.generator import Generator
+
+from .saved_runs import config_of, diffusion, save_run
+
+NUM = 12
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "run"
+    save_run(diffusion(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def eight(run, tmp_path_factory):
+    """All images, sampled on 8 devices without a break."""
+    out = tmp_path_factory.mktemp("eight") / "out"
+    sampling.sample(config_of(run), run, out)
+    return out
+
+
+def files(out) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((out / "images").iterdir())}
+
+
+def pixels(out) -> np.ndarray:
+    return np.concatenate(list(reference.image_batches(out / "samples.npz", 5)))
+
+
+def test_images_are_written_one_by_one_and_all_together(eight, run):
+    assert list(files(eight)) == [f"{i:06d}.png" for i in range(NUM)]
+    found = reference.read(eight / "samples.npz")
+    assert found.images == (NUM, 8, 8, 3)
+    images = pixels(eight)
+    assert images.std() > 20
+    assert len({x.tobytes() for x in images}) == NUM
+    for index, image in enumerate(images):
+        with Image.open(eight / "images" / f"{index:06d}.png") as file:
+            assert file.mode == "L"
+            np.testing.assert_array_equal(image, np.asarray(file)[..., None].repeat(3, -1))
+    np.testing.assert_array_equal(np.load(eight / "samples.npz")["arr_1"], np.arange(NUM) % 10)
+    said = json.loads((eight / "sample.json").read_text())
+    expected = {
+        "run": str(run), "checkpoint_step": 7, "ema": True, "num": NUM, "sampler": "ddpm",
+        "steps": 3, "guidance": 1.5, "eta": 0.0, "clip": True, "seed": 0, "labels": "balanced",
+        "decoder": None, "batch_size": 8, "image_shape": [8, 8, 1], "done": True,
+        "guidance_channels": 0, "guidance_interval": [0.0, 1.0],
+    }  # fmt: skip
+    assert {name: said[name] for name in expected} == expected
+    assert said["checkpoint_sha256"] == reference.sha256(run / "manifests" / "7.json")
+    assert said["npz_sha256"] == reference.sha256(eight / "samples.npz")
+    assert said["environment"]["mesh"]["data"] == 8
+    assert found.provenance["guidance"] == 1.5
+
+
+def test_other_devices_make_the_same_images(eight, run, tmp_path, one_device):
+    sampling.sample(config_of(run), run, tmp_path / "one", devices=one_device)
+    one, other = (pixels(out).astype(int) for out in (tmp_path / "one", eight))
+    assert np.abs(one - other).max() <= 1
+    assert (one == other).mean() > 0.99
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(eight, run, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    write = sampling.tensors.write_whole
+
+    def interrupted(path, content):
+        if path.name == "000010.png":  # in the middle of the second batch, and of a file
+            (path.parent / f".{path.name}.tmp").write_bytes(content[:20])
+            raise KeyboardInterrupt
+        write(path, content)
+
+    monkeypatch.setattr(sampling.tensors, "write_whole", interrupted)
+    words = ["sample", "--workdir", str(run), "--out", str(out)]
+    assert cli.run(words) == 130
+    assert capsys.readouterr().err == "pit-jax: interrupted\n"
+    found = set(files(out))  # others may have been written at the same time
+    assert {f"{i:06d}.png" for i in range(8)} <= found <= set(files(eight)) - {"000010.png"}
+    assert not (out / "samples.npz").exists()
+    assert json.loads((out / "sample.json").read_text())["done"] is False
+    monkeypatch.undo()
+    # What a crash of the machine may leave: a file cut off, one of another size, one changed.
+    whole = (out / "images" / "000006.png").read_bytes()
+    (out / "images" / "000006.png").write_bytes(whole[:-9])
+    Image.new("L", (4, 4)).save(out / "images" / "000002.png")
+    changed = bytearray((out / "images" / "000004.png").read_bytes())
+    changed[-20] ^= 1
+    (out / "images" / "000004.png").write_bytes(changed)
+    kept = (out / "images" / "000003.png").stat().st_mtime_ns
+    assert cli.run(words) == 0
+    line = f"{out}: {len(found) - 3} of 12 images are there already"
+    assert line in capsys.readouterr().out
+    assert files(out) == files(eight)
+    np.testing.assert_array_equal(pixels(out), pixels(eight))
+    assert (out / "images" / "000003.png").stat().st_mtime_ns == kept
+
+
+def test_what_is_done_is_not_done_again_and_more_can_be_asked_for(
+    eight, run, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    sampling.sample(config_of(run, sample__num=9), run, out)
+    batches = []
+    batch = Generator.batch
+
+    def counted(self, labels, indices, size):
+        batches.append(list(indices))
+        return batch(self, labels, indices, size)
+
+    monkeypatch.setattr(Generator, "batch", counted)
+    content = (out / "samples.npz").read_bytes()
+    sampling.sample(config_of(run, sample__num=9), run, out)
+    assert batches == []
+    assert (out / "samples.npz").read_bytes() == content
+    sampling.sample(config_of(run), run, out)
+    assert batches == [[8, 9, 10, 11]]  # and of the batch before nothing
+    assert files(out) == files(eight)
+    np.testing.assert_array_equal(pixels(out), pixels(eight))
+    with pytest.raises(ConfigError, match="is of 12 images: num cannot become 9"):
+        sampling.sample(config_of(run, sample__num=9), run, out)
+
+
+@pytest.mark.parametrize(
+    ("fields", "arguments", "sentence"),
+    [
+        (
+            {"sample__sampler": "ddim", "sample__steps": 4, "sample__seed": 1},
+            {},
+            "sampler was 'ddpm', now 'ddim'; steps was 3, now 4; seed was 0, now 1",
+        ),
+        ({"sample__guidance": 2.0}, {"ema": False}, "ema was True, now False; guidance was 1.5"),
+        ({"sample__batch_size": 16}, {"labels": [3, 7]}, r"labels was 'balanced', now \[3, 7\]"),
+    ],
+)
+def test_other_samples_in_the_same_place_are_refused(eight, run, fields, arguments, sentence):
+    before = (eight / "sample.json").read_text()
+    with pytest.raises(ConfigError, match=f"holds other samples: {sentence}"):
+        sampling.sample(config_of(run, **fields), run, eight, **arguments)
+    assert (eight / "sample.json").read_text() == before
+
+
+def test_labels_seed_and_weights_matter(eight, run, tmp_path):
+    first = pixels(eight)
+    for name, seed, arguments in (("labels", 0, {"labels": [3, 7]}), ("ema", 1, {"ema": False})):
+        config = config_of(run, sample__num=8, sample__seed=seed)
+        sampling.sample(config, run, tmp_path / name, **arguments)
+        assert (pixels(tmp_path / name) != first[:8]).mean() > 0.2
+    same = pixels(tmp_path / "labels")[3]  # index 3 has label 7 here, 3 there
+    assert (same != first[3]).any()
+    labels = np.load(tmp_path / "labels" / "samples.npz")["arr_1"]
+    np.testing.assert_array_equal(labels, [3, 7] * 4)
+
+
+def test_a_sample_that_is_not_finite_leaves_nothing_half_written(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Generator, "_check", lambda *_: (_ for _ in ()).throw(NonFiniteLoss("nan")))
+    with pytest.raises(NonFiniteLoss):
+        sampling.sample(config_of(run), run, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["sample.json"]
+
+
+def test_a_directory_of_something_else_is_refused(run, tmp_path):
+    (tmp_path / "letter.txt").write_text("")
+    with pytest.raises(ConfigError, match=r"holds no samples but other files \(letter.txt"):
+        sampling.sample(config_of(run), run, tmp_path)
+    (tmp_path / "sample.json").write_text("{")
+    with pytest.raises(StorageError, match=r"sample.json is damaged"):
+        sampling._begin(sampling.epath.Path(tmp_path), {})
+    with pytest.raises(ConfigError, match=r"--out .*letter.txt: Not a directory"):
+        sampling._begin(sampling.epath.Path(tmp_path / "letter.txt"), {})
+
+
+def refused(capsys, *words: str) -> str:
+    assert cli.run(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("pit-jax: ")
+    assert err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--num", "0"], "config.sample.num=0 must be at least 1"),
+        (["--num", "-3"], "config.sample.num=-3 must be at least 1"),
+        (["--labels", "3", "10"], "labels 3 10: write numbers from 0 to 9"),
+        (["--labels", "3", "balanced"], "--labels 3 balanced: write class numbers, balanced,"),
+        (["--labels", "-1"], "labels -1: write"),
+        (["--step", "5"], "has no checkpoint 5, but [7]"),
+        (["--sampler", "euler"], "config.sample.sampler='euler' is none of the gaussian family's"),
+        (["--steps", "2000"], "config.sample.steps=2000 is more than"),
+        (["--guidance", "x"], "argument --guidance: invalid float value: 'x'"),
+        (["--batch-size", "12"], "config.sample.batch_size=12 does not divide over the 8 devices"),
+        (["--config.model.width=32"], "already holds another run: config.model.width was 16"),
+        (["--guidence", "2"], "unexpected argument --guidence; did you mean --guidance?"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, run, tmp_path, words, sentence):
+    line = refused(capsys, "sample", "--workdir", str(run), "--out", str(tmp_path / "x"), *words)
+    assert sentence in line
+    assert not (tmp_path / "x").exists()
+
+
+def test_runs_that_cannot_be_sampled_are_refused(capsys, tiny, run, tmp_path):
+    words = ["--workdir", str(tmp_path), "--out", str(tmp_path / "x")]
+    assert "is no run directory" in refused(capsys, "sample", *words)
+    rundir.RunDir(tmp_path).write_config(validation.resolve(tiny))
+    line = refused(capsys, "sample", *words)
+    assert "was trained by task 'classification': only diffusion runs generate images" in line
+    rundir.RunDir(tmp_path).write_config(diffusion(optim__ema=0.0))
+    assert "holds no checkpoint yet" in refused(capsys, "sample", *words)
+    assert "--ema" in refused(capsys, "sample", *words, "--ema")
+    assert not (tmp_path / "x").exists()

@@ -243,7 +243,10 @@ def parser() -> Parser:
     sub.add_argument("target", help="file or directory to write")
     sub.add_argument("--config", metavar="FILE[:ARG]", help="import: the model it becomes")
     sub.add_argument(
-        "--format", choices=("pit_jax", "huggingface"), default="huggingface", help="of an export"
+        "--format",
+        choices=("pit_jax", "huggingface", "public"),
+        default="huggingface",
+        help="of an export",
     )
     sub.add_argument(
         "--interpolate",

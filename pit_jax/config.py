@@ -52,6 +52,9 @@ FIELDS: dict[str, Field] = {
     ),
     "model.embed": F("linear", "how pixels enter", choices=("linear", "dictionary")),
     "model.dictionary_bits": F(8, "bits a channel of the colour dictionary", low=1, high=8),
+    "model.frequency_steps": F(
+        128, "dit: steps of the time's frequencies; 127 is what diffusers computes", choices=(127, 128)
+    ),
     "model.drop_path": F(0.0, "stochastic depth of the last layer, linear from 0", low=0.0, high=0.99),
     "model.dropout": F(0.0, "dropout on tokens and residual branches", low=0.0, high=0.99),
     "model.layer_scale": F(0.0, "initial scale of residual branches; 0 = none", low=0.0),
@@ -117,7 +120,7 @@ FIELDS: dict[str, Field] = {
     ),
     "sample.clip": F(False, "keep each step's estimate of the image in [-1, 1]"),
     "sample.seed": F(0, "image i is a function of (seed, i)", low=0, high=2**32 - 1),
-    "sample.batch_size": F(0, "images at once, over all devices; 0 = eval.batch_size", low=0),
+    "sample.batch_size": F(0, "images at once, over all devices; 0 = as in evaluation", low=0),
     "sample.num": F(1000, "images that a generation evaluation makes", low=1),
     # autoencoder: the latents that diffusion may work on
     "autoencoder.channels": F((128, 256, 512, 512), "of each level; the side halves between two"),

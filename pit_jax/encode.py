@@ -65,7 +65,8 @@ def encode(
         measured on up to 10,000 images of the training split.
       directory: of the store, made if it is not there.
       splits: of the data set; by default the config's training and evaluation split.
-      shards: files of a split; by default of about 128 MB, or as many as there are.
+      shards: files of a split; by default of about 128 MB, or as many as an earlier call
+        began with.
       batch_size: images at once, over this process's devices.
       devices: of this process; all by default.
 
@@ -100,7 +101,7 @@ def encode(
     for turn in range(2):  # process 0 makes the manifest, the others find it
         if (number == 0) == (turn == 0):
             for split, source in found.items():
-                files = shards or _shards(root, manifest, split, len(source))
+                files = _shards(root, manifest, split, len(source)) if shards is None else shards
                 writers[split] = Writer(root, manifest, split, len(source), files)
         _wait_for_all(f"writers {turn}")
     left = [

@@ -101,7 +101,7 @@ class Spread(sources.Source):
         if not 1 <= count <= len(whole):
             raise ConfigError(f"--num {count}: {whole.name} has {len(whole)} examples")
         self.whole, self.count = whole, count
-        self.name, self.num_classes = f"{count} images of {whole.name}", whole.num_classes
+        self.name, self.num_classes = whole.name, whole.num_classes
         self.native_shape, self.corrupt = whole.native_shape, whole.corrupt
 
     def __len__(self) -> int:

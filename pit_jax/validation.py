@@ -315,6 +315,17 @@ def _check_diffusion(c: ConfigDict, require: Callable[[bool, str], None]) -> Non
             f"config.data.mean={c.data.mean} and .std={c.data.std}: diffusion works on pixels"
             " in [-1, 1], which is 0.5 for both",
         )
+    measures = "generation" in c.eval.what
+    require(
+        not measures or c.eval.features,
+        "config.eval.what names 'generation', and config.eval.features no network to compare"
+        " images by: the file of FID's Inception, or the run directory of a classifier",
+    )
+    require(
+        not measures or c.eval.reference or c.data.name != "latents",
+        "config.eval.what names 'generation', and latents have no images to compare with: write"
+        " config.eval.reference, which `pit-jax data stats` makes",
+    )
     for name in ("mixup", "cutmix", "erasing"):
         require(
             a[name] == 0,

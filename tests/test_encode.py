@@ -249,7 +249,7 @@ def test_latents_that_are_not_finite_name_the_image(tmp_path, capsys):
         (["--batch-size", "12"], "--batch-size 12 does not divide over 8 device(s)"),
         (["--batch-size", "0"], "--batch-size 0 does not divide"),
         (["--shards", "400"], "360 example(s) cannot be shared out to 400 shards"),
-        (["--shards", "-1"], "360 example(s) cannot be shared out to -1 shards"),
+        (["--shards", "0"], "360 example(s) cannot be shared out to 0 shards"),
         (["--splits", "half"], "digits has the splits train and test, not 'half'"),
         (["--shards"], "expected one argument"),
         (["--batchsize", "8"], "did you mean --batch-size?"),

@@ -71,8 +71,9 @@ def test_statistics_are_those_of_every_image(config, network, tmp_path, devices)
 
 
 def test_a_part_comes_from_all_over_the_set(config, network, tmp_path):
-    path = str(tmp_path / "stats.npz")
-    reference_statistics.write(config, path, "fid.pth", split="test", count=100, say=len)
+    path, lines = str(tmp_path / "stats.npz"), []
+    reference_statistics.write(config, path, "fid.pth", "test", 100, say=lines.append)
+    assert lines[0].startswith("statistics of 100 images of digits/test written to")
     found = reference.read(path)
     chosen = np.arange(100) * 360 // 100
     rows = digits("test")[chosen].astype(np.float64).mean((2, 3))

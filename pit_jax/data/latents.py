@@ -174,7 +174,8 @@ def shard_name(split: str, shard: int, shards: int) -> str:
 def manifest(directory: str | Path) -> Manifest | None:
     """What the latents of a directory are; None if there are none."""
     root = Path(directory)
-    return _manifest(root, read_manifest(root)) if (root / MANIFEST).exists() else None
+    there = directory and (root / MANIFEST).exists()
+    return _manifest(root, read_manifest(root)) if there else None
 
 
 def read_manifest(root: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 # of them, is never split. Products over `model` follow Megatron: the first of a pair is
 # split by its outputs, the second by its inputs. Everything large is split over fsdp.
 PARTITION_RULES = (
+    (r"(conv\w*|shortcut|downsample|upsample)/kernel$", (None, "fsdp")),
     (r"(query|key|value|up)/kernel$", ("fsdp", "model")),
     (r"(out|down)/kernel$", ("model", "fsdp")),
     (r"(query|key|value|up)/bias$", (("model", "fsdp"),)),

@@ -14,6 +14,7 @@ from pit_jax.tasks.autoencoder import build_model
 from pit_jax.validation import resolve
 from pit_jax.weights import (
     autoencoder,
+    dit_files,
     huggingface,
     huggingface_directory,
     huggingface_mae,
@@ -21,6 +22,8 @@ from pit_jax.weights import (
     load,
     tensors,
 )
+
+GROUPS = ("mae", "diffusion")  # tasks whose own fields shape the model
 
 
 def export_weights(
@@ -33,8 +36,8 @@ def export_weights(
 
     Args:
       source: the run directory.
-      target: "huggingface": a directory; "pit_jax": a .safetensors file.
-      layout: which of the two.
+      target: "huggingface": a directory; "pit_jax" and "public": a .safetensors file.
+      layout: which of them; "public" has the names of public DiT.
 
     Raises:
       ConfigError: if the run has no checkpoint, or is an autoencoder's that was never
@@ -47,6 +50,10 @@ def export_weights(
     if not saved.steps():
         raise ConfigError(f"{source} holds no checkpoint yet")
     step = saved.newest_intact(report, repair=False)
+    if layout == "public" and config.task != "diffusion":
+        raise ConfigError(
+            f"--format public is public DiT's: {source} was trained by task {config.task!r}"
+        )
     params = saved.read_weights(step)
     if config.task == "autoencoder":
         model, normalisation = build_model(config), _measured(run, step)
@@ -55,10 +62,14 @@ def export_weights(
         else:
             name = f"{run.path.name} at step {step}"
             autoencoder.write(target, model, params, normalisation, name)
-    elif layout == "huggingface":
-        huggingface_directory.write(target, params, config)
-    else:
+    elif layout == "public":
+        dit_files.write_public(target, params, config)
+    elif layout == "pit_jax":
         tensors.write(target, tensors.flatten(params), _model_fields(config))
+    elif config.task == "diffusion":
+        dit_files.write_diffusers(target, params, config)
+    else:
+        huggingface_directory.write(target, params, config)
     report(f"weights of step {step} written to {target}")
 
 
@@ -69,10 +80,11 @@ def import_weights(
     interpolate: bool,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Turns Hugging Face weights into a .safetensors file for `config.init_from`.
+    """Turns public weights into a .safetensors file for `config.init_from`.
 
     Args:
-      source: a Hugging Face directory, or its .safetensors file (then `spec` is needed).
+      source: a Hugging Face directory, or its .safetensors file (then `spec` is needed); for a
+        diffusion model see `dit_files.read`.
       target: the file to write.
       spec: FILE[:ARG] of the model it becomes; by default what its config.json says.
       interpolate: resample positions learned at another image size.
@@ -85,7 +97,7 @@ def import_weights(
                 "public autoencoders need no import: name the file or directory as"
                 " config.autoencoder.weights, or as --vae of `pit-jax data latents`"
             )
-        if root.is_dir():
+        if root.is_dir() and config.task != "diffusion":
             initial.check_fields(source, huggingface_directory.fields(root), config)
     elif root.is_dir():
         config = _described(root)
@@ -93,13 +105,17 @@ def import_weights(
         raise ConfigError(
             f"{source} is no directory with a config.json: name the model by --config"
         )
-    found, _ = tensors.read(root / "model.safetensors" if root.is_dir() else root)
-    if config.task == "mae":
-        if interpolate:
-            raise ConfigError("--interpolate: a masked autoencoder belongs to one image size")
+    if interpolate and config.task != "classification":
+        raise ConfigError(f"--interpolate: task {config.task!r} belongs to one image size")
+    params: Any
+    if config.task == "diffusion":
+        params = dit_files.read(source, config)
+    elif config.task == "mae":
+        found, _ = tensors.read(root / "model.safetensors" if root.is_dir() else root)
         groups = (config.model, config.data, config.mae)
-        params: Any = huggingface_mae.from_huggingface(found, *groups)
+        params = huggingface_mae.from_huggingface(found, *groups)
     else:
+        found, _ = tensors.read(root / "model.safetensors" if root.is_dir() else root)
         params = huggingface.from_huggingface(found, config.model, config.data, interpolate)
     shapes = jax.eval_shape(tasks.build(config).init, jax.random.key(0))
     merged, _ = load.merge(shapes, params, may_be_new=())
@@ -132,5 +148,5 @@ def _described(root: epath.Path) -> Any:
 
 
 def _model_fields(config: Any) -> dict[str, Any]:
-    kept = ("task", "model.", "data.", *(("mae.",) if config.task == "mae" else ()))
+    kept = ("task", "model.", "data.", *((f"{config.task}.",) if config.task in GROUPS else ()))
     return {k: v for k, v in flatten(config).items() if k.startswith(kept)}

@@ -18,7 +18,7 @@ from pit_jax.weights import huggingface, huggingface_directory, load, tensors
 # shapes, too, but not in words that anybody knows.
 _DECISIVE = ("model.width", "model.depth", "model.mlp", "model.heads", "model.norm_eps")
 _DECISIVE += ("model.patch", "model.position", "model.pool", "model.embed")
-_DECISIVE += ("data.image_size", "data.channels")
+_DECISIVE += ("model.frequency_steps", "data.image_size", "data.channels")
 
 # What may start afresh: a head for other classes, the norm of averaged tokens, a decoder.
 _MAY_BE_NEW = ("head", "pool_norm", "decoder")

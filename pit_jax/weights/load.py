@@ -21,6 +21,8 @@ _DIMENSIONS = (
     (r"up/kernel$", ("model.width", "model.mlp")),
     (r"up/bias$", ("model.mlp",)),
     (r"down/kernel$", ("model.mlp", "model.width")),
+    (r"final/head/(kernel|bias)$", ("model.width", "model.patch or diffusion.learn_sigma")),
+    (r"label/table$", ("data.num_classes", "model.width")),
     (r"head/kernel$", ("model.width", "data.num_classes")),
     (r"head/bias$", ("data.num_classes",)),
     (r"embed/cls$|kernel$", ("model.width", "model.width")),

@@ -260,6 +260,7 @@ def test_latents_of_another_autoencoder_are_refused(store, tmp_path):
         ("data.mean=(0.1,)", "diffusion works on pixels in [-1, 1]"),
         ("data.augmentation.mixup=0.5", "config.data.augmentation.mixup has no place"),
         ("model.drop_path=0.1", "config.model.drop_path is not offered by 'dit'"),
+        ("eval.what=('generation',)", "config.eval.features no network to compare"),
         ("data.channels=4", "config.data.channels=4 is neither 1 nor 3"),
     ],
 )

@@ -257,7 +257,8 @@ def test_our_weights_compute_the_same_there(theirs, case):
     """With learned positions and the public frequencies put in their place."""
     model = DiT(**SMALL | case)
     params, net = our_weights(model), theirs(model)
-    diffusers_dit.put_into(net, diffusers_dit.to_diffusers(params, model, SIDE), model.frequency_steps)
+    exported = diffusers_dit.to_diffusers(params, model, SIDE)
+    diffusers_dit.put_into(net, exported, model.frequency_steps)
     expected, late = run(net, *inputs()), inputs(200, 500, 999)
     assert_equal(np.asarray(apply(model, params, *inputs())), expected)
     expected = run(net, *late)

@@ -24,14 +24,21 @@ BENCHES = {
     "pit-t-12-heads": "PiT-T, 32×32, 12 heads",
     "pit-t-4097": "PiT-T, 64×64, 3 heads, remat",
     "mae-pit-t": "PiT-T, 32×32, 12 heads, masked autoencoding",
+    "dit-s-1": "DiT-S/1 (PiT-S), 16×16×4 latents",
+    "dit-s-2": "DiT-S/2, 32×32×4 latents",
     "pit-b-gpu": "PiT-B, 32×32, bfloat16, one GPU",
     "pit-l-gpu": "PiT-L, 32×32, bfloat16, one GPU",
+    "dit-xl-2-gpu": "DiT-XL/2, 32×32×4 latents, bfloat16, one GPU",
 }
 GPU = (
     "pit-jax bench --config configs/imagenet28.py:{} --config.data.image_size=32"
     " --config.model.remat=none --config.train.batch_size={} --against torch"
 )
-COMMANDS = {"pit-b-gpu": GPU.format("pit-b", 128), "pit-l-gpu": GPU.format("pit-l", 64)}
+COMMANDS = {
+    "pit-b-gpu": GPU.format("pit-b", 128),
+    "pit-l-gpu": GPU.format("pit-l", 64),
+    "dit-xl-2-gpu": "pit-jax bench --config configs/imagenet256_latent.py:dit-xl/2",
+}
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -121,6 +128,27 @@ def mae_digits() -> str:
     return "\n".join([table(head, rows), "", f"{about}: `{found['command']}`."])
 
 
+def digits_diffusion() -> str:
+    """The table of generated digits beside real ones."""
+    path = RESULTS / "digits-diffusion.json"
+    if not path.exists():
+        return "Not measured."
+    found = json.loads(path.read_text())
+    metrics = ("distance", "precision", "recall")
+    head = [f"{found['samples']} images", *metrics, "held-out loss", "minutes of training"]
+    rows = []
+    for name, run in found["results"].items():
+        trained = ["", ""]
+        if "training_seconds" in run:
+            trained = [f"{run['held_out_loss']:.3f}", f"{run['training_seconds'] / 60:.1f}"]
+        rows.append([name, *(f"{run[m]:.2f}" for m in metrics), *trained])
+    machine = found["machine"]
+    about = f"Python {machine['python']}, jax {machine['versions']['jax']}, {machine['time'][:10]}"
+    right = 100 * found["classifier_accuracy"]
+    about += f", two x86-64 cores; the classifier is right on {right:.1f} % of the held-out digits"
+    return "\n".join([table(head, rows), "", f"{about}: `{found['command']}`."])
+
+
 def speed() -> str:
     """The table of what makes a step fast on a CPU."""
     found = json.loads((RESULTS / "speed.json").read_text())
@@ -176,7 +204,7 @@ def render(text: str) -> str:
     Raises:
       ValueError: if a table's marks are missing.
     """
-    for write in (bench, speed, preflight, mae_speed, mae_digits):
+    for write in (bench, speed, preflight, mae_speed, mae_digits, digits_diffusion):
         name = write.__name__
         marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         if not marks.search(text):

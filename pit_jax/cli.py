@@ -4,22 +4,13 @@ Nothing heavy is imported before a verb needs it, so that `--help` answers at on
 """
 
 import argparse
-import difflib
-import itertools
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
-from pit_jax import __version__
+from pit_jax import grammar
 from pit_jax.errors import EXIT_BUG, EXIT_INTERRUPTED, ConfigError, PitError, Stopped
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, except that a mistake is one line and ends with exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
 
 
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -154,150 +145,31 @@ def data_stats(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     reference_statistics.write(config, *words)
 
 
-def parser() -> Parser:
+def parser() -> argparse.ArgumentParser:
     """The grammar of the command line."""
-    main = Parser("pit-jax", description=__import__("pit_jax").__doc__, allow_abbrev=False)
-    main.add_argument("--version", action="version", version=__version__)
-    verbs = main.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
-
-    def verb(name: str, function: Callable, among: Any = verbs) -> argparse.ArgumentParser:
-        help_line = function.__doc__.splitlines()[0]
-        sub = among.add_parser(name, help=help_line, description=help_line, allow_abbrev=False)
-        sub.set_defaults(function=function)
-        return sub
-
-    def config(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--config",
-            required=True,
-            metavar="FILE[:ARG]",
-            help="e.g. configs/digits.py:pit; override a field with --config.optim.lr=1e-3",
-        )
-
-    sub = verb("train", train)
-    config(sub)
-    sub.add_argument(
-        "--workdir", required=True, metavar="DIR", help="run directory, local or gs://"
+    return grammar.parser(
+        train=train,
+        evaluate=evaluate,
+        sample=sample,
+        show=show,
+        preflight=preflight,
+        bench=bench,
+        weights=weights,
+        data_prepare=data_prepare,
+        data_latents=data_latents,
+        data_stats=data_stats,
     )
-    sub.add_argument(
-        "--profile", metavar="FIRST:LAST", help="write a profiler trace of these steps"
-    )
-    sub = verb("eval", evaluate)
-    sub.add_argument("--workdir", required=True, metavar="DIR")
-    sub.add_argument("--step", type=int, help="the checkpoint; the newest by default")
-    sub.add_argument(
-        "--probe",
-        nargs="+",
-        default=(),
-        choices=("linear", "knn", "fewshot"),
-        help="probe the representation instead, whatever the task",
-    )
-    sub = verb("sample", sample)
-    sub.add_argument("--workdir", required=True, metavar="DIR", help="run directory")
-    sub.add_argument("--out", required=True, metavar="DIR", help="of the images")
-    sub.add_argument("--num", type=int, metavar="N", help="images")
-    sub.add_argument("--guidance", type=float, metavar="SCALE", help="classifier-free; 1 = none")
-    sub.add_argument("--steps", type=int, metavar="N", help="of the sampler")
-    sub.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, dpm++; of a flow euler, heun")
-    sub.add_argument(
-        "--labels",
-        nargs="+",
-        metavar="LABEL",
-        help="class numbers, taken in turn; or balanced (default), or unconditional",
-    )
-    sub.add_argument("--seed", type=int, metavar="N", help="image i is a function of (seed, i)")
-    sub.add_argument("--batch-size", type=int, metavar="N", help="images at once")
-    sub.add_argument("--step", type=int, help="the checkpoint; the newest by default")
-    sub.add_argument(
-        "--ema",
-        action=argparse.BooleanOptionalAction,
-        help="sample from the weights' moving average; by default if there is one",
-    )
-    sub = verb("show", show)
-    config(sub)
-    sub = verb("preflight", preflight)
-    what = sub.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", metavar="FILE[:ARG]")
-    what.add_argument("--all", action="store_true", help="every config in configs/, as a table")
-    sub.add_argument("--topology", required=True, metavar="NAME", help="e.g. v5e-256")
-    sub.add_argument("--slices", type=int, default=1, metavar="N", help="of that topology")
-    sub.add_argument(
-        "--find-batch", action="store_true", help="find the largest batch, or what makes it fit"
-    )
-    sub.add_argument("--price-per-chip-hour", type=float, metavar="PRICE")
-    sub.add_argument("--json", metavar="OUT", help="also write what was found to this file")
-    sub = verb("bench", bench)
-    config(sub)
-    sub.add_argument(
-        "--against",
-        metavar="torch|FILE[:ARG]",
-        help="alternate with the same in PyTorch, or with another config (same overrides)",
-    )
-    sub.add_argument(
-        "--steps", type=int, default=10, metavar="N", help="steps, or half seconds of them"
-    )
-    sub.add_argument("--json", metavar="OUT", help="also write the result there")
-    sub = verb("weights", weights)
-    sub.add_argument("direction", choices=("import", "export"))
-    sub.add_argument("source", help="import: .safetensors file or directory; export: run directory")
-    sub.add_argument("target", help="file or directory to write")
-    sub.add_argument("--config", metavar="FILE[:ARG]", help="import: the model it becomes")
-    sub.add_argument(
-        "--format",
-        choices=("pit_jax", "huggingface", "public"),
-        default="huggingface",
-        help="of an export",
-    )
-    sub.add_argument(
-        "--interpolate",
-        action="store_true",
-        help="import: resample learned positions to another image size",
-    )
-    help_line = "Prepare data sets, and what belongs to them."
-    data = verbs.add_parser("data", help=help_line, description=help_line, allow_abbrev=False)
-    data = data.add_subparsers(dest="action", metavar="ACTION", parser_class=Parser, required=True)
-    sub = verb("prepare", data_prepare, data)
-    sub.add_argument("name", help="a TensorFlow Datasets name, e.g. cifar100")
-    sub.add_argument("--data-dir", metavar="DIR", help="default: $TFDS_DATA_DIR")
-    sub = verb("latents", data_latents, data)
-    config(sub)
-    sub.add_argument(
-        "--vae",
-        required=True,
-        metavar="FILE|DIR",
-        help="an autoencoder: ours, diffusers' or latent diffusion's, or the directory of a run",
-    )
-    sub.add_argument("--out", required=True, metavar="DIR", help="of the latents")
-    sub.add_argument(
-        "--splits",
-        nargs="+",
-        default=(),
-        metavar="SPLIT",
-        help="the config's training and evaluation split by default",
-    )
-    sub.add_argument("--shards", type=int, metavar="N", help="files of a split")
-    sub.add_argument("--batch-size", type=int, metavar="N", help="images at once; 32 a device")
-    sub = verb("stats", data_stats, data)
-    config(sub)
-    sub.add_argument("--out", required=True, metavar="FILE.npz")
-    sub.add_argument(
-        "--features", default="", metavar="FILE|DIR", help="FID's Inception, or a classifier's run"
-    )
-    sub.add_argument("--images", action="store_true", help="write the images and no statistics")
-    sub.add_argument("--split", help="the training split by default")
-    sub.add_argument("--num", type=int, metavar="N", help="images, from all over the set")
-    return main
 
 
 def run(argv: Sequence[str]) -> int:
     """Runs one command line; returns its exit code and prints errors as one line."""
     try:
-        grammar = parser()
-        args, rest = grammar.parse_known_args(argv)
+        words = parser()
+        args, rest = words.parse_known_args(argv)
         if args.verb is None:
-            grammar.print_help()
+            words.print_help()
             return 2 if argv else 0
-        _check_flags(rest)
+        grammar.check_flags(rest)
         args.function(args, rest)
     except (PitError, Stopped) as error:
         print(f"pit-jax: {error}", file=sys.stderr, flush=True)
@@ -317,20 +189,6 @@ def main() -> NoReturn:
     if {"train", "eval", "sample"} & set(sys.argv[1:2]):
         processes.restart_with_huge_pages()
     sys.exit(run(sys.argv[1:]))
-
-
-def _check_flags(words: Sequence[str]) -> None:
-    """Refuses flags that are none of the verb's; overrides and their values pass."""
-    for before, word in itertools.pairwise(["", *words]):
-        is_override = word.lstrip("-").startswith(("config.", "noconfig."))
-        is_value = before.startswith("--") and "=" not in before and not word.startswith("--")
-        if not is_override and not is_value:
-            known = ("--config", "--workdir", "--profile", "--step", "--probe")
-            known += ("--topology", "--slices", "--against", "--out", "--num", "--guidance")
-            known += ("--vae", "--splits", "--shards", "--batch-size")
-            near = difflib.get_close_matches(word.split("=")[0], known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"unexpected argument {word}{hint}")
 
 
 def _labels(words: Sequence[str] | None) -> str | list[int] | None:

@@ -13,7 +13,7 @@ ORDER = [
     {"diffusion"},
     {"lengths", "config"},
     {"parallel"},
-    {"validation", "models.sizes"},
+    {"validation", "demands", "models.sizes"},
     {"configfile"},
     {"rundir"},
     {"models", "perf.flops"},
@@ -26,6 +26,7 @@ ORDER = [
     {"optim", "state", "step", "checkpoint", "signals", "weights"},
     {"restored", "classifier"},
     {"evaluate", "encode", "train", "sample", "reference_statistics", "perf", "study"},
+    {"grammar"},
     {"cli"},
 ]
 

@@ -19,7 +19,7 @@ def get_config(arg="pit"):
     c.model.update(parse_dit_name(arg), name="dit")
     c.model.update(width=64, depth=4, heads=2, position_std=0.1)
     c.diffusion.update(schedule="cosine", learn_sigma=True)
-    c.sample.update(sampler="ddpm", steps=100, guidance=1.5, clip=True, num=1000, batch_size=100)
+    c.sample.update(sampler="ddpm", steps=100, guidance=1.5, clip=True, num=1000, batch_size=128)
     c.data.update(name="digits", image_size=8, channels=1, num_classes=10)
     c.optim.update(lr=2e-3, betas=(0.9, 0.99), warmup="100 steps", clip=1.0, ema=0.998)
     c.train.update(batch_size=64, steps=3000, log_every=100)

@@ -211,10 +211,13 @@ def _check_tokens(c: ConfigDict, require: Callable[[bool, str], None]) -> None:
 
 def _batches(c: ConfigDict) -> dict[str, int]:
     """What one pass through the model holds, by the field that says so."""
-    return {
+    found = {
         "train.batch_size": c.train.batch_size // c.train.accumulate,
         "eval.batch_size": c.eval.batch_size or c.train.batch_size,
     }
+    if c.task == "diffusion" and c.sample.batch_size:
+        found["sample.batch_size"] = c.sample.batch_size
+    return found
 
 
 def cpu_devices(c: ConfigDict) -> int:

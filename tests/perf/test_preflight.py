@@ -97,6 +97,21 @@ def test_masked_autoencoding_is_compiled_with_probes_among_its_evaluations(tmp_p
     assert not kinds & {"all-gather", "all-to-all"}  # masking moves nothing between chips
 
 
+def test_the_whole_loop_of_sampling_is_compiled_without_traffic(tmp_path):
+    out = tmp_path / "out.json"
+    words = ["--config", "configs/digits_diffusion.py:pit", "--topology", "v5e-8", *SMALL]
+    assert cli.run(["preflight", *words, "--json", str(out)]) == 0
+    steps = json.loads(out.read_text())["steps"]
+    assert steps["train"]["fits"]
+    assert steps["sample"]["fits"]
+    # Only the finished images, 8 × 8 float32, are brought together; guidance moves nothing.
+    (gathered,) = steps["sample"]["collectives"]
+    assert (gathered["kind"], gathered["bytes"]) == ("all-gather", 128 * 8 * 8 * 4)
+    passes = 100 * 2  # guided
+    evaluated = steps["eval"]["model_flops"] / 64
+    assert steps["sample"]["model_flops"] == pytest.approx(passes * 128 * evaluated)
+
+
 def test_what_does_not_fit_ends_with_4_after_the_report(capsys, tmp_path):
     words = ["--topology", "v5e-4", "--config.train.batch_size=4194304", "--json"]
     code = cli.run([*DIGITS, *SMALL, *words, str(tmp_path / "out.json")])

@@ -84,6 +84,7 @@ def draw(workdir: Path, output: Path) -> None:
     from matplotlib import pyplot
     from PIL import Image
 
+    from pit_jax import rundir
     from pit_jax.data import sources
     from pit_jax.evals.reconstruction import grid
 
@@ -96,8 +97,9 @@ def draw(workdir: Path, output: Path) -> None:
     }
     panels = {"held-out digits": grid(rows)}
     for name in MODELS:
-        newest = sorted((workdir / name.replace("/", "-") / "pictures").glob("*samples*.png"))[-1]
-        panels["PiT" if name == "pit" else "DiT/2"] = np.asarray(Image.open(newest))
+        run = rundir.RunDir(workdir / name.replace("/", "-"))
+        picture = run.path / "pictures" / f"samples-{run.rows()[-1]['step']}.png"
+        panels["PiT" if name == "pit" else "DiT/2"] = np.asarray(Image.open(str(picture)))
     figure, axes = pyplot.subplots(1, len(panels), figsize=(13, 7), layout="constrained")
     for axis, (title, picture) in zip(axes, panels.items(), strict=True):
         axis.imshow(picture)

@@ -52,8 +52,7 @@ def sample(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     config = rundir.RunDir(args.workdir).config()
     config = validation.resolve(configfile.override(config, [*overrides, *words]))
     labels = _labels(args.labels)
-    batch = config.sample.batch_size or config.eval.batch_size or config.train.batch_size
-    devices = processes.cpu_devices(config.mesh, (batch,))
+    devices = processes.cpu_devices(config.mesh, (validation.sample_batch(config),))
     processes.start(config.launch.heartbeat_s, config.train.deterministic, devices)
     from pit_jax.sample import sample as run
 
@@ -195,7 +194,7 @@ def _labels(words: Sequence[str] | None) -> str | list[int] | None:
     """What --labels says: a name, or numbers."""
     if words is None or (len(words) == 1 and words[0] in ("balanced", "unconditional")):
         return words[0] if words else None
-    if not all(word.isdigit() for word in words):
+    if not all(word.isdecimal() for word in words):
         raise ConfigError(
             f"--labels {' '.join(words)}: write class numbers, balanced, or unconditional"
         )

@@ -9,6 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from pit_jax.diffusion.names import SAMPLERS
+
 
 @dataclasses.dataclass(frozen=True)
 class Field:
@@ -106,8 +108,8 @@ FIELDS: dict[str, Field] = {
     ),
     # sample: how images are generated
     "sample.sampler": F(
-        "ddpm", "gaussian: ddpm, ddim, dpm++; flow: euler, heun",
-        choices=("ddpm", "ddim", "dpm++", "euler", "heun"),
+        "ddpm", "; ".join(f"{family}: {', '.join(names)}" for family, names in SAMPLERS.items()),
+        choices=tuple(name for names in SAMPLERS.values() for name in names),
     ),
     "sample.steps": F(250, "of the sampler", low=1),
     "sample.eta": F(0.0, "ddim: share of ddpm's noise", low=0.0, high=1.0),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from pit_jax.config import FIELDS
+from pit_jax.diffusion.names import SAMPLERS
 from pit_jax.models.sizes import num_kept
 
 Require = Callable[[bool, str], None]
@@ -69,7 +70,7 @@ def check_diffusion(c: ConfigDict, require: Require) -> None:
     )
     for name in ("drop_path", "layer_scale"):
         require(c.model[name] == 0, f"config.model.{name} is not offered by 'dit'")
-    samplers = {"gaussian": ("ddpm", "ddim", "dpm++"), "flow": ("euler", "heun")}[f.family]
+    samplers = SAMPLERS[f.family]
     require(
         s.sampler in samplers,
         f"config.sample.sampler={s.sampler!r} is none of the {f.family} family's:"

@@ -27,19 +27,19 @@ from pit_jax.checkpoint import Checkpoints
 from pit_jax.data import pipeline, sources
 from pit_jax.data.augmentation import normalise
 from pit_jax.data.latent_writer import Writer
-from pit_jax.data.latents import DTYPE, LABEL, Manifest, read_manifest
+from pit_jax.data.latents import DTYPE, LABEL, LatentSource, Manifest, local, read_manifest
 from pit_jax.errors import ConfigError
 from pit_jax.models.autoencoder import AutoencoderKL
-from pit_jax.models.normalisation import Normalisation
 from pit_jax.parallel import mesh as meshes
-from pit_jax.rundir import RunDir
+from pit_jax.rundir import RunDir, version
 from pit_jax.tasks.autoencoder import build_model
-from pit_jax.weights import autoencoder, tensors
+from pit_jax.weights import autoencoder, exchange, tensors
 
 WEIGHTS = "autoencoder.safetensors"  # of a run's own autoencoder, beside its latents
 _BATCH = 32  # images a device
 _SHARD = 1 << 27  # bytes, about: what a kill may cost
-_MEASURED = 10_000  # images that the normalisation is measured on
+_RESIZE = "shorter side antialiased bicubic, centre"  # as data/resize.py does it
+_PACKAGES = ("pit_jax", "jax")  # that the manifest names the versions of
 _LARGEST = float(np.finfo(DTYPE).max)
 
 
@@ -62,8 +62,9 @@ def encode(
       vae: what `weights.autoencoder.load` takes, or the run directory of an autoencoder. Of a
         run the evaluated weights of the newest checkpoint are taken and written to
         `directory`/autoencoder.safetensors, with the normalisation to mean 0 and variance 1
-        measured on up to 10,000 images of the training split.
-      directory: of the store, made if it is not there.
+        that the run's evaluation found: the file that `pit-jax weights export` writes, too.
+      directory: of the store, made if it is not there; local. Where nothing is left to do,
+        all its files are compared with their checksums.
       splits: of the data set; by default the config's training and evaluation split.
       shards: files of a split; by default of about 128 MB, or as many as an earlier call
         began with.
@@ -71,9 +72,9 @@ def encode(
       devices: of this process; all by default.
 
     Raises:
-      ConfigError: if config, autoencoder and directory do not fit together, or latents are
-        not finite, naming the image.
-      StorageError: if something cannot be read or written.
+      ConfigError: if config, autoencoder and directory do not fit together, a run was never
+        evaluated, or latents are not finite, naming the image.
+      StorageError: if something cannot be read or written, or is not what was written.
     """
     _check(config)
     mesh = meshes.make_mesh(
@@ -82,10 +83,10 @@ def encode(
     size = _BATCH * mesh.size if batch_size is None else batch_size
     if size < 1 or size % mesh.size:
         raise ConfigError(f"--batch-size {size} does not divide over {mesh.size} device(s)")
-    root, number, count = Path(directory), jax.process_index(), jax.process_count()
+    root, number, count = local(directory), jax.process_index(), jax.process_count()
     names = splits or (config.data.split, config.data.eval_split)
     found = {split: sources.load(config.data, split) for split in names}
-    loaded, weights = _autoencoder(config, vae, root, mesh, size)
+    loaded, weights = _autoencoder(config, vae, root)
     encoder = _Encoder(config, loaded.model, loaded.params, mesh, size)
     manifest = Manifest(
         image_set=config.data.name,
@@ -96,6 +97,10 @@ def encode(
         autoencoder=loaded.name,
         autoencoder_sha256=loaded.sha256,
         normalisation=loaded.normalisation,
+        encoder_dtype=encoder.dtype,
+        source=str(config.data.dir),
+        resize=_RESIZE,
+        versions={name: version(name) for name in _PACKAGES},
     )
     writers: dict[str, Writer] = {}
     for turn in range(2):  # process 0 makes the manifest, the others find it
@@ -107,8 +112,7 @@ def encode(
     left = [
         (split, shard)
         for split, writer in writers.items()
-        for shard in writer.missing()
-        if shard % count == number
+        for shard in writer.missing(range(number, writer.shards, count))
     ]
     total = sum(len(writers[split].span(shard)) for split, shard in left)
     with metrics.Progress(total, f"latents of {config.data.name}", quiet=number > 0) as progress:
@@ -122,6 +126,10 @@ def encode(
             return
         for writer in writers.values():
             writer.finish()
+        if not left:
+            for split in found:
+                LatentSource(root, split).verify()
+            progress.say(f"{root}: all files are what was written")
         for line in _result(root, manifest, found, weights):
             progress.say(line)
 
@@ -177,9 +185,7 @@ def _result(root: Path, manifest: Manifest, found: dict, weights: str) -> Iterat
 # The autoencoder ------------------------------------------------------------------------
 
 
-def _autoencoder(
-    config: Any, vae: str, root: Path, mesh: Mesh, size: int
-) -> tuple[autoencoder.Loaded, str]:
+def _autoencoder(config: Any, vae: str, root: Path) -> tuple[autoencoder.Loaded, str]:
     """The autoencoder that --vae names, and the path of its weights."""
     run = RunDir(vae)
     if not (run.exists() and run.status()):  # diffusers keeps a config.json, too
@@ -195,15 +201,15 @@ def _autoencoder(
     step = saved.newest_intact(_warn, repair=False)
     model, params = build_model(theirs), saved.read_weights(step)
     _check_images(config, vae, model)
-    path, name = root / WEIGHTS, f"{run.path.name} at step {step}"
+    path, name = root / WEIGHTS, exchange.trained_name(run, step)
+    normalisation = exchange.measured(run, step)
     if jax.process_index() == 0 and not path.exists():
-        print(f"measuring the latents of {name}", flush=True)
-        encoder = _Encoder(config, model, params, mesh, size)
-        autoencoder.write(path, model, params, encoder.normalisation(), name)
+        autoencoder.write(path, model, params, normalisation, name)
     _wait_for_all("autoencoder")
     loaded = autoencoder.load(path)
     mine, found = tensors.flatten(params), tensors.flatten(loaded.params)
     same = loaded.model.groups == model.groups and mine.keys() == found.keys()
+    same = same and loaded.normalisation == normalisation
     if not same or any(not np.array_equal(mine[k], found[k]) for k in mine):
         raise ConfigError(
             f"{path} holds {loaded.name}, not {name}: name another --out, or that file as --vae"
@@ -226,8 +232,8 @@ class _Encoder:
     def __init__(self, config: Any, model: AutoencoderKL, params: Any, mesh: Mesh, size: int):
         self._data, self._mesh, self._size = copy.deepcopy(config.data), mesh, size
         self._data.in_memory_gb = 0.0  # read once, and while the devices work
-        dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
-        model = model.clone(dtype=dtype)
+        self.dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
+        model = model.clone(dtype=self.dtype)
         self.shape = model.latent_shape(self._data.image_size, self._data.image_size)
         self._batches = NamedSharding(mesh, meshes.batch_spec())
         whole = NamedSharding(mesh, PartitionSpec())
@@ -280,21 +286,6 @@ class _Encoder:
                 f"{source.name}: the latents of image {number} are not finite in float16: the"
                 " autoencoder's weights are damaged, or no --vae for such images"
             )
-
-    def normalisation(self) -> Normalisation:
-        """To mean 0 and variance 1 of samples of the latents, all channels together.
-
-        Measured on up to _MEASURED training images, from all over the set.
-        """
-        source = sources.load(self._data, self._data.split)
-        count = min(len(source), _MEASURED)
-        numbers = np.linspace(0, len(source) - 1, count).round().astype(int)
-        mean = square = 0.0
-        for latents, _ in self.examples(source, numbers, lambda _: None):
-            means, deviations = latents.swapaxes(0, 1).astype(np.float64)
-            mean += means.mean() / count
-            square += (means**2 + deviations**2).mean() / count
-        return Normalisation(shift=mean, scale=(square - mean**2) ** -0.5)
 
 
 class _Part(sources.Source):

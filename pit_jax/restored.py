@@ -7,6 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from pit_jax import checkpoint, rundir, step, tasks
+from pit_jax.data import latent_origin
 from pit_jax.errors import ConfigError
 from pit_jax.lengths import Clock
 
@@ -41,11 +42,13 @@ def restore(
       number: a step that has a checkpoint.
 
     Raises:
-      ConfigError: if there is no such checkpoint, or the config is another run's.
+      ConfigError: if there is no such checkpoint, or the config is another run's, or names
+        other latents than the run was trained on.
       StorageError: if it is damaged.
     """
     run = rundir.RunDir(workdir)
     run.check_same(config)
+    origin = latent_origin.check_restored(config, run)
     saved = checkpoint.Checkpoints(run)
     if not saved.steps():
         raise ConfigError(f"{workdir} holds no checkpoint yet")
@@ -56,6 +59,8 @@ def restore(
     else:
         saved.require_intact(number)
     task = tasks.build(config)
+    if origin:
+        task.restored_from(origin)
     # The schedule's length shapes nothing that is restored.
     steps = step.build(task, config, mesh, Clock(config.train.batch_size, 1, 1))
     return Restored(config, run, number, task, steps, saved.restore(number, steps.shapes))

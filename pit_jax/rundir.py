@@ -3,6 +3,7 @@
 config.json     the resolved config
 env.json        commit, versions, devices, mesh, command line; one entry a start
 metrics.jsonl   one row a logged step; the source of truth
+latents.json    of a run on latents whose they are, see data/latent_origin.py
 status.json     state, exit code, step, time, attempt, result
 checkpoints/    see checkpoint.py
 events/         TensorBoard
@@ -225,6 +226,14 @@ def storage_error(path: epath.PathLike, error: OSError) -> StorageError:
     return StorageError(f"{path} could not be written: {error.strerror or error}")
 
 
+def version(package: str) -> str | None:
+    """Of an installed package; None if it runs from a checkout."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def environment(mesh: Any, processes: int) -> dict[str, Any]:
     """What a start of a run ran on, for env.json."""
     git = ("git", "-C", os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -235,12 +244,6 @@ def environment(mesh: Any, processes: int) -> dict[str, Any]:
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
-
-    def version(package: str) -> str | None:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
 
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

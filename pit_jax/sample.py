@@ -5,7 +5,7 @@ DIR/samples.npz                all of them (grey ones as RGB) and their labels, 
 DIR/sample.json                what they depend on
 
 Image i is a function of (seed, i, its label) and the weights: a run that was cut off goes on
-where it was, and more images can be asked for later.
+where it was, and more images can be asked for later. SIGTERM and Ctrl-C end it after the batch.
 """
 
 import concurrent.futures
@@ -13,8 +13,9 @@ import contextlib
 import io
 import json
 import os
+import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,9 +23,9 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from pit_jax import metrics, rundir
+from pit_jax import errors, metrics, rundir, signals
 from pit_jax.config import label
-from pit_jax.errors import ConfigError, StorageError
+from pit_jax.errors import ConfigError, PitError, Stopped, StorageError
 from pit_jax.evals import reference
 from pit_jax.evals.generator import Generator, choose_labels
 from pit_jax.parallel import mesh as meshes
@@ -33,11 +34,12 @@ from pit_jax.weights import tensors
 
 _DESCRIPTION, _NPZ = "sample.json", "samples.npz"
 # Of sample.json, what may differ when a directory is gone on with: the images do not depend
-# on where something lies, nor (but for rounding) on the devices.
-_MAY_DIFFER = ("run", "num", "done", "npz_sha256", "environment", "decoder.path", "decoder.name")
+# on where something lies, nor (but for rounding) on the devices and the size of a batch.
+_MAY_DIFFER = ("run", "num", "done", "npz_sha256", "batch_size", "environment")
+_MAY_DIFFER += ("decoder.path", "decoder.name")
 _LINES = 10  # at most, where there is no bar
 _READ = 64  # images read back at a time
-_THREADS = 8  # that compress and write images; a large one takes 10 ms
+_THREADS = 8  # that read, compress and write images; a large one takes 10 ms
 
 
 def sample(
@@ -68,6 +70,7 @@ def sample(
         something else.
       NonFiniteLoss: if a sample is not finite.
       StorageError: if the checkpoint is damaged or a file cannot be written.
+      Stopped: after a SIGTERM or Ctrl-C, once the batch's images are written.
     """
     if config.task != "diffusion":
         raise ConfigError(
@@ -85,7 +88,8 @@ def sample(
     averaged = config.optim.ema > 0 if ema is None else ema
     params = found.state.ema if averaged else found.state.params
     generator = Generator(config, found.task, found.steps, params, mesh)
-    size = generator.size(count)
+    # Always whole batches: what `num` and the devices are decides nothing about an image.
+    size = generator.batch_size
     target = epath.Path(out) if "://" in str(out) else epath.Path(out).expanduser().absolute()
     writes = jax.process_index() == 0
     description = {
@@ -97,15 +101,17 @@ def sample(
         **generator.provenance(choice),
         "batch_size": size,
     }
-    before = _begin(target, description)
+    before = _decided(lambda: _begin(target, description))
     environment = rundir.environment(mesh, jax.process_count())
     del environment["uncommitted"]
     description["environment"] = environment
-    if writes and not (before.get("done") and before.get("num") == count):
-        _write_json(target, description | {"done": False})
     intact = _agreed(_intact(target, count, generator.image_shape))
+    finished = bool(intact.all()) and writes and _is_finished(target, before, count)
+    if writes and not finished:
+        _write_json(target, description | {"done": False})
     title = f"{label(config)} samples"
-    with metrics.Progress(count, title, quiet=not writes) as progress:
+    progress = metrics.Progress(count, title, quiet=not writes)
+    with progress, signals.StopRequest(mesh) as stop_request:
         if intact.any():
             progress.say(f"{target}: {intact.sum()} of {count} images are there already")
             progress.update(int(intact.sum()))
@@ -114,13 +120,20 @@ def sample(
                 if writes:
                     new = np.flatnonzero(~intact[start : start + len(images)])
                     _write(target, start + new, images[new])
+                intact[start : start + len(images)] = True
+                if asked := stop_request.asked():
+                    raise _stopped(asked, f"{intact.sum()} of {count} images are written")
         except BaseException:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
-                for cut_off in (target / "images").glob(".*.tmp"):
-                    cut_off.unlink(missing_ok=True)
+            if writes:
+                with contextlib.suppress(OSError):  # the first error is the one to tell
+                    for cut_off in (target / "images").glob(".*.tmp"):
+                        cut_off.unlink(missing_ok=True)
             raise
         if writes:
-            _finish(target, description, before, chosen, generator.image_shape)
+            if not finished:
+                # Process 0 is alone here and has nobody to agree with on stopping.
+                asked = stop_request.asked if jax.process_count() == 1 else lambda: 0
+                _finish(target, description, chosen, generator.image_shape, asked)
             progress.say(f"{count} images in {target}/images, all of them in {target / _NPZ}")
     return target / _NPZ
 
@@ -138,6 +151,7 @@ def _missing(
     Batches begin at multiples of `size` whatever is there: an image that is made again comes
     from the same batch, and has the same bits.
     """
+    intact = intact.copy()  # the caller notes there what it has written
     count, done, shown, since = len(indices), int(intact.sum()), 0, None
     for start in range(0, count, size):
         part = slice(start, start + size)
@@ -165,7 +179,36 @@ def _checkpoint(found: Restored) -> dict[str, Any]:
     return {"checkpoint_step": found.number, "checkpoint_sha256": reference.sha256(manifest)}
 
 
+def _stopped(asked: int, what: str) -> Stopped:
+    """The exception that ends a run because of a signal, with what it left."""
+    code = errors.EXIT_PREEMPTED if asked == signal.SIGTERM else errors.EXIT_INTERRUPTED
+    return Stopped(code, f"{signal.Signals(asked).name}: {what}; start again to go on")
+
+
 # The directory ----------------------------------------------------------------------------
+
+
+def _decided(decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What process 0 returns or raises, on all of them.
+
+    A directory may look different on another host, or a moment later: no two may disagree.
+    """
+    if jax.process_count() == 1:
+        return decide()
+    said = b""
+    if jax.process_index() == 0:
+        try:
+            outcome = {"result": decide()}
+        except PitError as error:
+            outcome = {"error": type(error).__name__, "line": str(error)}
+        said = json.dumps(outcome).encode()
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
+    content = np.frombuffer(said or bytes(length), np.uint8)
+    content = np.asarray(multihost_utils.broadcast_one_to_all(content), np.uint8)
+    outcome = json.loads(content.tobytes())
+    if "error" in outcome:
+        raise getattr(errors, outcome["error"])(outcome["line"])
+    return outcome["result"]
 
 
 def _begin(target: epath.Path, description: dict[str, Any]) -> dict[str, Any]:
@@ -186,6 +229,8 @@ def _begin(target: epath.Path, description: dict[str, Any]) -> dict[str, Any]:
                 )
             return {}
         before = json.loads(path.read_text())
+        if not (isinstance(before, dict) and isinstance(before.get("num"), int)):
+            raise ValueError
     except OSError as error:
         raise ConfigError(f"--out {target}: {error.strerror or error}") from None
     except ValueError:
@@ -227,9 +272,9 @@ def _intact(target: epath.Path, count: int, shape: tuple[int, int, int]) -> np.n
     folder = target / "images"
     if jax.process_index() == 0 and folder.exists():
         names = {path.name for path in folder.iterdir()}
-        for index in range(count):
-            path = _file(target, index)
-            intact[index] = path.name in names and _is_image(path, shape)
+        there = [index for index in range(count) if _file(target, index).name in names]
+        with concurrent.futures.ThreadPoolExecutor(_THREADS, "sample") as pool:
+            intact[there] = list(pool.map(lambda i: _is_image(_file(target, i), shape), there))
     return intact
 
 
@@ -237,7 +282,7 @@ def _agreed(intact: np.ndarray) -> np.ndarray:
     """What process 0 found, on all of them: they generate alike."""
     if jax.process_count() == 1:
         return intact
-    return np.asarray(multihost_utils.broadcast_one_to_all(intact))
+    return np.array(multihost_utils.broadcast_one_to_all(intact))
 
 
 def _is_image(path: epath.Path, shape: tuple[int, int, int]) -> bool:
@@ -252,23 +297,35 @@ def _is_image(path: epath.Path, shape: tuple[int, int, int]) -> bool:
         return False
 
 
+def _is_finished(target: epath.Path, before: dict[str, Any], count: int) -> bool:
+    """Whether samples.npz holds so many images, and is as it was written."""
+    path = target / _NPZ
+    if not (before.get("done") and before["num"] == count and path.exists()):
+        return False
+    return before.get("npz_sha256") == reference.sha256(path)
+
+
 def _finish(
     target: epath.Path,
     description: dict[str, Any],
-    before: dict[str, Any],
     labels: np.ndarray,
     shape: tuple[int, int, int],
+    asked: Callable[[], int],
 ) -> None:
-    """Writes samples.npz from the files, and that all is done; unless it is already."""
+    """Writes samples.npz from the files, and that all is done.
+
+    Raises:
+      Stopped: if a signal is `asked` for meanwhile; there is no samples.npz of these then.
+    """
     count = len(labels)
     path = target / _NPZ
-    if before.get("done") and before["num"] == count and path.exists():
-        return
     said = {name: x for name, x in description.items() if name not in ("run", "environment")}
 
     def images() -> Iterator[np.ndarray]:
         with concurrent.futures.ThreadPoolExecutor(_THREADS, "sample") as pool:
             for start in range(0, count, _READ):
+                if number := asked():
+                    raise _stopped(number, f"all {count} images are written, {_NPZ} is not")
                 numbers = range(start, min(start + _READ, count))
                 yield np.stack(list(pool.map(_read, (_file(target, i) for i in numbers))))
 

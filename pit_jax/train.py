@@ -13,7 +13,7 @@ import jax
 
 from pit_jax import checkpoint, classifier, evaluate, metrics, rundir, signals, step, tasks
 from pit_jax.config import label
-from pit_jax.data import pipeline, sources
+from pit_jax.data import latent_origin, pipeline, sources
 from pit_jax.errors import EXIT_BUG, NonFiniteLoss, PitError, Stopped
 from pit_jax.evals.context import Context
 from pit_jax.lengths import Clock, every, total_steps
@@ -59,12 +59,14 @@ def train(
     started = time.time()
     run = rundir.RunDir(workdir)
     writes = jax.process_index() == 0
-    if run.exists():
+    begun = run.exists()
+    if begun:
         run.check_same(config)
     else:
         initial.check(config)
-        if writes:
-            run.create()
+    origin = latent_origin.check_start(config, run)
+    if writes and not begun:
+        run.create()
 
     # ---- 2. Devices ------------------------------------------------------------------
     mesh = meshes.make_mesh(config.mesh, devices)
@@ -129,6 +131,7 @@ def train(
         if writes:
             if newest is None:
                 run.write_config(config)
+            latent_origin.keep(run, origin)
             if run.rows():  # of an earlier start, perhaps one that never saved
                 run.cut_rows(first)
             attempt = run.add_environment(rundir.environment(mesh, jax.process_count()))

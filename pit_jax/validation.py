@@ -220,6 +220,11 @@ def _batches(c: ConfigDict) -> dict[str, int]:
     return found
 
 
+def sample_batch(c: ConfigDict) -> int:
+    """Images that a diffusion run generates at once, over all devices."""
+    return c.sample.batch_size or c.eval.batch_size or c.train.batch_size
+
+
 def cpu_devices(c: ConfigDict) -> int:
     """As how many devices the cores of a machine without accelerators serve this run best.
 

@@ -77,6 +77,9 @@ def test_latents_are_those_of_the_model_on_one_device(store, vae, split):
 
 def test_the_manifest_names_the_autoencoder(store, vae):
     manifest = LatentSource(store, "train").manifest
+    assert (manifest.encoder_dtype, manifest.source) == ("float32", "")
+    assert "bicubic" in manifest.resize
+    assert manifest.versions["jax"] == jax.__version__
     assert (manifest.image_set, manifest.image_size, manifest.flips) == ("digits", 8, 2)
     assert manifest.autoencoder == "tiny"
     assert manifest.autoencoder_sha256 == autoencoder.load(vae).sha256
@@ -113,6 +116,27 @@ def test_cut_off_it_goes_on_to_equal_bytes(store, vae, tmp_path, monkeypatch, ca
     with monkeypatch.context() as patch:
         patch.setattr(encode._Encoder, "examples", None)
         assert run(vae, tmp_path, "--batch-size", "64") == 0
+        assert "all files are what was written" in capsys.readouterr().out
+
+
+def test_another_dtype_or_folder_does_not_go_on_in_the_same_store(store, vae, capsys):
+    for word, sentence in (
+        ("model.dtype=bfloat16", "encoder_dtype 'float32', not 'bfloat16'"),
+        ("data.dir=elsewhere", "source '', not 'elsewhere'"),
+    ):
+        assert run(vae, store, f"--config.{word}") == 2
+        line = capsys.readouterr().err
+        assert sentence in line
+        assert line.count("\n") == 1
+
+
+def test_a_bucket_is_refused(vae, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    word = os.path.join(os.path.dirname(__file__), "..", DIGITS)
+    line = ["data", "latents", "--config", word, "--vae", vae, "--out", "gs://bucket/latents"]
+    assert cli.run(line) == 2
+    assert "gs://bucket/latents is no local directory" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_line_at_the_end_is_what_a_diffusion_run_needs(vae, tmp_path, capsys):
@@ -177,11 +201,13 @@ def run_directory(tmp_path_factory):
         2, {"params": weights(scale=0.5), "ema": weights(scale=0.4), "step": np.int32(2)}, {}
     )
     saved.close()
+    for step, mean, std in ((1, 7.0, 7.0), (2, 0.25, 1.7), (3, 9.0, 9.0)):  # 3 was never saved
+        run.append_row({"step": step, "eval/latent_mean": mean, "eval/latent_std": std})
     return run.path
 
 
 def test_a_runs_autoencoder_lies_beside_its_latents(run_directory, tmp_path, capsys):
-    """Its averaged weights; its latents, drawn and normalised, have mean 0 and variance 1."""
+    """Its averaged weights, and what the evaluation at their step found of its latents."""
     out = tmp_path / "latents"
     words = ("--splits", "train", "--batch-size", "64")
     assert run(str(run_directory), out, *words) == 0
@@ -192,15 +218,22 @@ def test_a_runs_autoencoder_lies_beside_its_latents(run_directory, tmp_path, cap
     mine, expected = tensors.flatten(loaded.params), tensors.flatten(saved)
     assert all(np.array_equal(mine[name], expected[name]) for name in expected)
     found = LatentSource(out, "train", loaded.sha256)
-    stored = np.stack([found[i][0] for i in range(len(found))]).astype(np.float64)
-    rng = np.random.default_rng(0)
-    drawn = stored[:, :, 0] + stored[:, :, 1] * rng.normal(size=stored[:, :, 0].shape)
-    seen = found.normalisation.apply(drawn)
-    assert abs(seen.mean()) < 0.02
-    assert abs(seen.std() - 1) < 0.02
+    assert found.normalisation == Normalisation(0.25, 1 / 1.7)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert run(str(run_directory), out, *words) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    exported = tmp_path / "exported.safetensors"
+    export = ["weights", "export", str(run_directory), str(exported), "--format", "pit_jax"]
+    assert cli.run(export) == 0
+    assert exported.read_bytes() == (out / "autoencoder.safetensors").read_bytes()
+
+
+def test_a_run_that_was_never_evaluated_has_no_scale(run_directory, tmp_path, capsys):
+    shutil.copytree(run_directory, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 2, "train/loss": 1}\n')
+    assert run(str(tmp_path / "run"), tmp_path / "out") == 2
+    assert "has no evaluation up to step 2 that says how its" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_weights_of_the_run_are_no_part_of_the_same_store(

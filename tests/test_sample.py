@@ -1,16 +1,27 @@
 """`pit-jax sample`: the same images on any mesh, resumed to the same bits, or refused."""
 
 import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from pit_jax import cli, rundir, validation
+from pit_jax import cli, config, rundir, step, tasks, validation
 from pit_jax import sample as sampling
-from pit_jax.errors import ConfigError, NonFiniteLoss, StorageError
+from pit_jax.diffusion import names
+from pit_jax.errors import ConfigError, NonFiniteLoss, Stopped, StorageError
 from pit_jax.evals import reference
 from pit_jax.evals.generator import Generator
+from pit_jax.lengths import Clock
+from pit_jax.parallel import mesh as meshes
 
 from .saved_runs import config_of, diffusion, save_run
 
@@ -133,6 +144,154 @@ def test_what_is_done_is_not_done_again_and_more_can_be_asked_for(
         sampling.sample(config_of(run, sample__num=9), run, out)
 
 
+def test_a_damaged_npz_is_written_again(eight, run, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(eight, out)
+    whole = (out / "samples.npz").read_bytes()
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 1
+    for content in (bytes(changed), whole[:-5]):
+        (out / "samples.npz").write_bytes(content)
+        sampling.sample(config_of(run), run, out)
+        assert (out / "samples.npz").read_bytes() == whole
+        assert json.loads((out / "sample.json").read_text())["done"] is True
+
+
+def test_more_images_on_other_devices_go_on_though_the_batch_is_larger_than_all(
+    run, tmp_path, one_device
+):
+    out, config = tmp_path / "out", {"sample__batch_size": 16}
+    sampling.sample(config_of(run, sample__num=4, **config), run, out, devices=one_device)
+    four = files(out)
+    assert json.loads((out / "sample.json").read_text())["batch_size"] == 16
+    sampling.sample(config_of(run, sample__num=9, **config), run, out)
+    assert len(files(out)) == 9
+    assert {name: files(out)[name] for name in four} == four
+    said = json.loads((out / "sample.json").read_text())
+    assert (said["num"], said["batch_size"]) == (9, 16)
+    assert sampling._begin(sampling.epath.Path(out), said | {"batch_size": 8}) == said
+
+
+def test_a_signal_ends_it_after_the_batch(eight, run, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    batch = Generator.batch
+
+    def signalled(self, labels, indices, size):
+        if indices[0] == 0:  # a second signal would end the process
+            signal.raise_signal(signal.SIGTERM)
+        return batch(self, labels, indices, size)
+
+    monkeypatch.setattr(Generator, "batch", signalled)
+    words = ["sample", "--workdir", str(run), "--out", str(out)]
+    handler = signal.getsignal(signal.SIGTERM)
+    assert cli.run(words) == 75
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert sampling._stopped(signal.SIGINT, "").exit_code == 130
+    line = "SIGTERM: 8 of 12 images are written; start again to go on"
+    assert capsys.readouterr().err == f"pit-jax: {line}\n"
+    found = files(out)
+    assert found == {name: files(eight)[name] for name in [f"{i:06d}.png" for i in range(8)]}
+    assert {p.name for p in out.iterdir()} == {"images", "sample.json"}
+    monkeypatch.undo()
+    assert cli.run(words) == 0
+    assert files(out) == files(eight)
+    np.testing.assert_array_equal(pixels(out), pixels(eight))
+
+
+def test_a_signal_while_all_images_are_put_together_leaves_no_half_file(tmp_path):
+    target = sampling.epath.Path(tmp_path)
+    sampling._write(target, np.arange(70), np.zeros((70, 8, 8, 1), np.uint8))
+    asked = iter([0, signal.SIGTERM])
+    with pytest.raises(Stopped, match=r"all 70 images are written, samples.npz is not") as e:
+        sampling._finish(target, {}, np.zeros(70, np.int32), (8, 8, 1), lambda: next(asked))
+    assert e.value.exit_code == 75
+    assert [p.name for p in tmp_path.iterdir()] == ["images"]
+
+
+def test_images_are_read_back_several_at_a_time(eight, monkeypatch):
+    together = threading.Barrier(4, timeout=20)
+    is_image = sampling._is_image
+
+    def meeting(path, shape):
+        together.wait()  # raises unless four are here at once
+        return is_image(path, shape)
+
+    monkeypatch.setattr(sampling, "_is_image", meeting)
+    assert sampling._intact(sampling.epath.Path(eight), NUM, (8, 8, 1)).all()
+
+
+TWO = """
+import sys, jax
+from pit_jax import sample
+from pit_jax.errors import ConfigError
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+first = jax.process_index() == 0
+def found():
+    assert first
+    return {"num": 3}
+def refused():
+    assert first
+    raise ConfigError("another directory, please: ü")
+print("found", sample._decided(found))
+try:
+    sample._decided(refused)
+except ConfigError as error:
+    print("refused", error)
+"""
+
+
+def test_process_0_decides_about_the_directory_for_all():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd(), "XLA_FLAGS": ""}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, address, str(number)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert "found {'num': 3}" in out
+        assert "refused another directory, please: ü" in out
+
+
+def test_the_samplers_of_a_config_are_those_there_are():
+    field = config.FIELDS["sample.sampler"]
+    assert field.choices == ("ddpm", "ddim", "dpm++", "euler", "heun")
+    assert field.doc == "gaussian: ddpm, ddim, dpm++; flow: euler, heun"
+    for family, known in names.SAMPLERS.items():
+        fields = {"diffusion__family": family, "diffusion__predict": "v"}
+        for name in field.choices:
+            if name in known:
+                assert diffusion(**fields, sample__sampler=name).sample.sampler == name
+            else:
+                with pytest.raises(
+                    ConfigError, match=f"is none of the {family} family's: {known[0]}"
+                ):
+                    diffusion(**fields, sample__sampler=name)
+
+
+def test_a_config_is_read_without_jax():
+    program = "import sys; from pit_jax import configfile; print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_preflight_compiles_the_batch_that_is_sampled():
+    made = diffusion(sample__batch_size=0, eval__batch_size=16)
+    mesh = meshes.make_mesh(made.mesh)
+    task = tasks.build(made)
+    with jax.set_mesh(mesh):
+        programs = task.steps(step.build(task, made, mesh, Clock(32, 1, 1)))
+    assert programs["sample"].arguments[1]["label"].shape == (16,)
+    assert validation.sample_batch(made) == 16
+
+
 @pytest.mark.parametrize(
     ("fields", "arguments", "sentence"),
     [
@@ -175,9 +334,10 @@ def test_a_directory_of_something_else_is_refused(run, tmp_path):
     (tmp_path / "letter.txt").write_text("")
     with pytest.raises(ConfigError, match=r"holds no samples but other files \(letter.txt"):
         sampling.sample(config_of(run), run, tmp_path)
-    (tmp_path / "sample.json").write_text("{")
-    with pytest.raises(StorageError, match=r"sample.json is damaged"):
-        sampling._begin(sampling.epath.Path(tmp_path), {})
+    for content in ("{", "[1]", "{}"):
+        (tmp_path / "sample.json").write_text(content)
+        with pytest.raises(StorageError, match=r"sample.json is damaged"):
+            sampling._begin(sampling.epath.Path(tmp_path), {})
     with pytest.raises(ConfigError, match=r"--out .*letter.txt: Not a directory"):
         sampling._begin(sampling.epath.Path(tmp_path / "letter.txt"), {})
 
@@ -202,7 +362,8 @@ def refused(capsys, *words: str) -> str:
         (["--sampler", "euler"], "config.sample.sampler='euler' is none of the gaussian family's"),
         (["--steps", "2000"], "config.sample.steps=2000 is more than"),
         (["--guidance", "x"], "argument --guidance: invalid float value: 'x'"),
-        (["--batch-size", "12"], "config.sample.batch_size=12 does not divide over the 8 devices"),
+        (["--batch-size", "12"], "samples in batches of 12 do not divide over the 8 devices"),
+        (["--labels", "²"], "--labels ²: write class numbers, balanced, or unconditional"),
         (["--config.model.width=32"], "already holds another run: config.model.width was 16"),
         (["--guidence", "2"], "unexpected argument --guidence; did you mean --guidance?"),
     ],

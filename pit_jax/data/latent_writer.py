@@ -15,6 +15,7 @@ from pit_jax.data.latents import (
     MANIFEST,
     Manifest,
     facts_of,
+    local,
     read_manifest,
     shard_name,
 )
@@ -44,8 +45,8 @@ class Writer:
       shards: files that they are shared out to.
 
     Raises:
-      ConfigError: if the directory holds other latents than the manifest says, naming the
-        field, or more shards are asked for than there are examples.
+      ConfigError: if the directory is a URL or holds other latents than the manifest says,
+        naming the field, or more shards are asked for than there are examples.
       StorageError: if it cannot be written.
     """
 
@@ -57,13 +58,14 @@ class Writer:
                 f"{count} example(s) cannot be shared out to {shards} shards: use 1 to {count}"
             )
         manifest.normalisation.check_channels(manifest.shape[-1])
-        self.root, self.manifest, self.split = Path(directory), manifest, split
+        self.root, self.manifest, self.split = local(directory), manifest, split
         self.count, self.shards = count, shards
         wanted, here = manifest.as_json(), {"count": count, "shards": shards}
         whole = wanted | {"splits": {}}
         if (self.root / MANIFEST).exists():
             whole = read_manifest(self.root)
-        _check_same(self.root, wanted, whole)
+        compared = {name: value for name, value in wanted.items() if name != "versions"}
+        _check_same(self.root, compared, whole)
         if split in whole["splits"]:
             _check_same(self.root / split, here, whole["splits"][split])
         else:
@@ -74,10 +76,15 @@ class Writer:
         """The numbers of the examples of a shard."""
         return range(shard * self.count // self.shards, (shard + 1) * self.count // self.shards)
 
-    def missing(self) -> list[int]:
-        """The shards still to write: not there, or not what their checksums say."""
+    def missing(self, shards: Iterable[int] | None = None) -> list[int]:
+        """The shards still to write: not there, or not what their checksums say.
+
+        Args:
+          shards: which are asked for, all by default; those that are there are read whole.
+        """
         known = read_manifest(self.root)["splits"][self.split]["files"]
-        notes = {shard: self._finished(shard, known) for shard in range(self.shards)}
+        asked = range(self.shards) if shards is None else shards
+        notes = {shard: self._finished(shard, known) for shard in asked}
         return [i for i, note in notes.items() if not (note and _intact(self._path(i), note))]
 
     def write(self, shard: int, examples: Iterable[tuple[np.ndarray, int]]) -> None:

@@ -15,7 +15,9 @@ whoever trains normalises them.
 
 import dataclasses
 import hashlib
+import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,10 @@ class Manifest:
       autoencoder: its name.
       autoencoder_sha256: of its file of weights.
       normalisation: what a diffusion model should see is `normalisation.apply(latents)`.
+      encoder_dtype: of the encoder's products; "" where a store of old does not say it.
+      source: the directory that the images were read from, "" if the set needs none.
+      resize: how images came to their size.
+      versions: of the packages that began the store, recorded but never compared.
     """
 
     image_set: str
@@ -54,6 +60,10 @@ class Manifest:
     autoencoder: str
     autoencoder_sha256: str
     normalisation: Normalisation
+    encoder_dtype: str = ""
+    source: str = ""
+    resize: str = ""
+    versions: Mapping[str, str | None] = dataclasses.field(default_factory=dict, compare=False)
 
     def record_shape(self) -> tuple[int, ...]:
         """(flips, 2, h, w, c) of one record's numbers."""
@@ -82,12 +92,12 @@ class LatentSource(Source):
     Raises:
       ConfigError: if there is no such split, it is not finished, or was made by another
         autoencoder, or the manifest lacks a field.
-      StorageError: if a file is missing or not as long as it was.
+      StorageError: if a file is missing or not as long as it was, or the labels are others.
     """
 
     def __init__(self, directory: str | Path, split: str, autoencoder_sha256: str | None = None):
         super().__init__()
-        root = Path(directory)
+        root = local(directory)
         whole = read_manifest(root)
         self.manifest = _manifest(root, whole)
         self.normalisation = self.manifest.normalisation
@@ -116,6 +126,7 @@ class LatentSource(Source):
                 ) from None
             if size != facts["bytes"]:
                 raise StorageError(f"{root / name} has {size} bytes, not {facts['bytes']}")
+        self.labels()  # small, and what a class is told by: damage should not be trained on
         self._count, shards = splits[split]["count"], splits[split]["shards"]
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
@@ -146,9 +157,16 @@ class LatentSource(Source):
     def labels(self) -> np.ndarray:
         path = self._root / f"{self._split}-labels.npy"
         try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise StorageError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+            content = path.read_bytes()
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {error.strerror or error}") from None
+        written = self._files.get(path.name, {}).get("sha256")
+        if hashlib.sha256(content).hexdigest() != written:
+            raise StorageError(
+                f"{path} is not what was written: encode that split again, which reads the"
+                " labels off its other files"
+            )
+        return np.load(io.BytesIO(content), allow_pickle=False)
 
     def verify(self) -> None:
         """Reads every file and compares its checksum.
@@ -171,11 +189,36 @@ def shard_name(split: str, shard: int, shards: int) -> str:
     return f"{split}-{shard:05d}-of-{shards:05d}.array_record"
 
 
+def local(directory: str | Path) -> Path:
+    """The directory of a store.
+
+    Raises:
+      ConfigError: for a URL, of which a path would be a folder beside the program.
+    """
+    if "://" in str(directory):
+        raise ConfigError(
+            f"{directory} is no local directory, and latents are read and written in one only:"
+            " mount the bucket, or copy the store, and name its path"
+        )
+    return Path(directory)
+
+
 def manifest(directory: str | Path) -> Manifest | None:
     """What the latents of a directory are; None if there are none."""
-    root = Path(directory)
+    root = local(directory)
     there = directory and (root / MANIFEST).exists()
-    return _manifest(root, read_manifest(root)) if there else None
+    return read(root) if there else None
+
+
+def read(directory: str | Path) -> Manifest:
+    """What the latents of a directory are.
+
+    Raises:
+      ConfigError: if there are none, or the manifest lacks a field.
+      StorageError: if it is damaged.
+    """
+    root = local(directory)
+    return _manifest(root, read_manifest(root))
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -200,7 +243,8 @@ def read_manifest(root: Path) -> dict[str, Any]:
 def _manifest(root: Path, whole: dict[str, Any]) -> Manifest:
     """The manifest that latents.json holds."""
     names = [field.name for field in dataclasses.fields(Manifest)]
-    lacking = [name for name in names if name not in whole]
+    needed = names[: names.index("encoder_dtype")]  # stores of old say no more
+    lacking = [name for name in needed if name not in whole]
     parts = whole.get("normalisation")
     if not lacking and (not isinstance(parts, dict) or set(parts) != {"shift", "scale"}):
         lacking = ["normalisation"]
@@ -210,8 +254,9 @@ def _manifest(root: Path, whole: dict[str, Any]) -> Manifest:
         )
     if whole.get("dtype") != DTYPE.name:
         raise ConfigError(f"{root / MANIFEST}: dtype {whole.get('dtype')!r} is not {DTYPE.name!r}")
-    values = {name: whole[name] for name in names} | {"shape": tuple(whole["shape"])}
-    return Manifest(**values | {"normalisation": Normalisation(**parts)})
+    values = {name: whole[name] for name in names if name in whole}
+    values |= {"shape": tuple(whole["shape"]), "normalisation": Normalisation(**parts)}
+    return Manifest(**values)
 
 
 def facts_of(path: Path) -> dict[str, Any]:

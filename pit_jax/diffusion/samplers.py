@@ -14,10 +14,9 @@ import numpy as np
 
 from pit_jax.diffusion.flow import Flow
 from pit_jax.diffusion.gaussian import Gaussian
+from pit_jax.diffusion.names import SAMPLERS
 from pit_jax.diffusion.schedule import Schedule
 from pit_jax.errors import ConfigError
-
-SAMPLERS = {"gaussian": ("ddpm", "ddim", "dpm++"), "flow": ("euler", "heun")}
 
 
 def check_sampler(family: str, sampler: str) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from pit_jax.data import latents
+from pit_jax.data import latent_origin
 from pit_jax.errors import ConfigError, NonFiniteLoss
 from pit_jax.parallel.mesh import BATCH_AXES, batch_spec
+from pit_jax.validation import sample_batch
 from pit_jax.weights import autoencoder
 
 # Latents that a device decodes at once: its activations are 500 times as large as they are.
@@ -45,17 +45,19 @@ class Generator:
         self._config, self._task, self._steps, self._mesh = config, task, steps, mesh
         self._params = params
         self._ways = mesh_ways(mesh)
-        size, name = _batch_size(config)
+        size = sample_batch(config)
         if size % self._ways:
             raise ConfigError(
-                f"config.{name}={size} does not divide over the {self._ways} devices that share"
-                f" a batch: write config.sample.batch_size={-(-size // self._ways) * self._ways}"
+                f"samples in batches of {size} do not divide over the {self._ways} devices that"
+                " share a batch: write config.sample.batch_size="
+                f"{-(-size // self._ways) * self._ways}"
             )
         self.batch_size, data = size, config.data
         self.decoder = None
         self.image_shape = (data.image_size, data.image_size, data.channels)
         if data.name == "latents":
-            self.decoder = _load_decoder(config)
+            known = getattr(task, "origin", None)  # a run's own, else what the store says
+            self.decoder = _load_decoder(config, known or latent_origin.of_store(data))
             side = data.image_size * self.decoder.model.factor
             self.image_shape = (side, side, self.decoder.model.image_channels)
             self._decode = _decoding(self.decoder, mesh)
@@ -74,7 +76,7 @@ class Generator:
         A label equal to `data.num_classes` means no class.
 
         Raises:
-          NonFiniteLoss: if a sample is not finite.
+          NonFiniteLoss: if a sample is not finite, or not once it is decoded.
         """
         return np.concatenate(list(self.batches(labels, indices)))
 
@@ -100,30 +102,33 @@ class Generator:
         seed = np.uint32(self._config.sample.seed)
         with jax.set_mesh(self._mesh):
             x = self._steps.read(self._task.generate)(self._params, batch, seed)
-            self._check(np.asarray(x)[:count], indices)
+            self._check(np.asarray(x)[:count], indices, "")
             if self.decoder is None:
                 return to_bytes(np.asarray(self._levels(x))[:count])
-            return self._decoded(np.asarray(x)[:count])
+            return self._decoded(np.asarray(x)[:count], indices)
 
-    def _decoded(self, x: np.ndarray) -> np.ndarray:
+    def _decoded(self, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
         size = min(_DECODED_AT_ONCE * self._ways, -(-len(x) // self._ways) * self._ways)
         parts = []
         for start in range(0, len(x), size):
             part = x[start : start + size]
             padding = ((0, size - len(part)), (0, 0), (0, 0), (0, 0))
             levels = self._decode(_put(np.pad(part, padding), self._steps.batch_sharding))
-            parts.append(to_bytes(np.asarray(levels)[: len(part)]))
+            levels = np.asarray(levels)[: len(part)]
+            self._check(levels, indices[start : start + size], f" once {self.decoder.name} decoded")
+            parts.append(to_bytes(levels))
         return np.concatenate(parts)
 
-    def _check(self, x: np.ndarray, indices: np.ndarray) -> None:
+    def _check(self, x: np.ndarray, indices: np.ndarray, when: str) -> None:
         finite = np.isfinite(x).all(axis=(1, 2, 3))
         if not finite.all():
             options = self._config.sample
             bad = np.flatnonzero(~finite)
             raise NonFiniteLoss(
-                f"{len(bad)} of {len(x)} samples are not finite, index {indices[bad[0]]} first"
-                f" (sampler {options.sampler}, {options.steps} steps, guidance"
-                f" {options.guidance:g}): other sampler options or another checkpoint may help"
+                f"{len(bad)} of {len(x)} samples are not finite{when},"
+                f" index {indices[bad[0]]} first (sampler {options.sampler}, {options.steps}"
+                f" steps, guidance {options.guidance:g}): other sampler options or another"
+                " checkpoint may help"
             )
 
     def provenance(self, labels: str | Sequence[int]) -> dict[str, Any]:
@@ -214,44 +219,23 @@ def _words(wanted: str | Sequence[int]) -> str:
     return repr(wanted) if isinstance(wanted, str) else " ".join(map(str, wanted))
 
 
-def _batch_size(config: Any) -> tuple[int, str]:
-    for group in ("sample", "eval", "train"):
-        if size := config[group].batch_size:
-            return size, f"{group}.batch_size"
-    raise AssertionError("train.batch_size is at least 1")
-
-
 def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """What every process has, laid out over all devices; jit takes no such NumPy array."""
     return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
 
 
-def _load_decoder(config: Any) -> autoencoder.Loaded:
-    path = config.autoencoder.weights
-    if not path:
+def _load_decoder(config: Any, origin: latent_origin.Origin | None) -> autoencoder.Loaded:
+    if not config.autoencoder.weights:
         raise ConfigError(
             "config.autoencoder.weights is empty: name the autoencoder that made the latents,"
             " samples are decoded with it"
         )
-    stored = latents.manifest(config.data.dir)
-    # Latents of the store were normalised as it says, wherever the weights came from.
-    loaded = autoencoder.load(path, stored.normalisation if stored else None)
-    if stored and stored.autoencoder_sha256 != loaded.sha256:
-        raise ConfigError(
-            f"config.autoencoder.weights={path} is not {stored.autoencoder}"
-            f" ({stored.autoencoder_sha256[:12]}), which made the latents in {config.data.dir}:"
-            " name that one"
-        )
-    if loaded.model.latent != config.data.channels:
-        raise ConfigError(
-            f"config.autoencoder.weights={path} has latents of {loaded.model.latent} channels,"
-            f" but config.data.channels={config.data.channels}"
-        )
-    return loaded
+    return latent_origin.load_autoencoder(config, origin)
 
 
 def _decoding(loaded: autoencoder.Loaded, mesh: Mesh):
-    """Normalised latents (B, h, w, c), split over devices → whole grey levels (B, S, S, C)."""
+    """Normalised latents (B, h, w, c), split over devices → whole grey levels (B, S, S, C),
+    not limited: an infinite one would pass as white."""
     # What is measured keeps its digits: bfloat16 would be an error of its own in an image.
     model = loaded.model.clone(dtype="float32")
     whole = NamedSharding(mesh, PartitionSpec())
@@ -259,7 +243,7 @@ def _decoding(loaded: autoencoder.Loaded, mesh: Mesh):
     def decode(params: Any, x: jax.Array) -> jax.Array:
         x = loaded.normalisation.invert(x)
         x = model.apply({"params": params}, x, method="decode")
-        return jnp.clip((x + 1) * 127.5, 0, 255)
+        return (x + 1) * 127.5
 
     shardings = (whole, NamedSharding(mesh, batch_spec()))
     jitted = jax.jit(decode, in_shardings=shardings, out_shardings=whole)

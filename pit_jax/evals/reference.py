@@ -242,9 +242,15 @@ class _Members:
 
     def provenance(self) -> dict[str, Any]:
         try:
-            return json.loads(str(self.array("provenance", "U", ())))
+            found = json.loads(str(self.array("provenance", "U", ())))
         except json.JSONDecodeError as error:
             raise ConfigError(f"{self.path}: provenance is no JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise ConfigError(
+                f"{self.path}: provenance is JSON of a {type(found).__name__}, it should be an"
+                " object with names, as `pit-jax data stats` and `sample` write it"
+            )
+        return found
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from pit_jax.data import latents
+from pit_jax.data import latent_origin, latents
 from pit_jax.data.augmentation import augment
 from pit_jax.diffusion import guidance, samplers, schedule
 from pit_jax.diffusion.flow import Flow
@@ -19,7 +19,7 @@ from pit_jax.parallel.mesh import constrain
 from pit_jax.perf import flops
 from pit_jax.tasks.images import ImageTask
 from pit_jax.tasks.program import Program
-from pit_jax.weights.autoencoder import sha256
+from pit_jax.validation import sample_batch
 
 
 class Diffusion(ImageTask):
@@ -34,9 +34,10 @@ class Diffusion(ImageTask):
     """
 
     def __init__(self, config: Any):
-        """
+        """Of a store of latents the manifest is read, if there is one.
+
         Raises:
-          ConfigError: if the latents are another autoencoder's than config.autoencoder names.
+          ConfigError: if the manifest lacks something.
         """
         super().__init__(config)
         self.process = process(config.diffusion)
@@ -44,13 +45,17 @@ class Diffusion(ImageTask):
         outputs = self.process.outputs(config.data.channels)
         self.model = dit.build(config.model, outputs, self.classes)
         self.stored = config.data.name == "latents"
+        self.origin: latent_origin.Origin | None = None
         if self.stored:
             # Without the store, as for sizes and samples, shapes are all that is needed.
             found = latents.manifest(config.data.dir)
             self.normalisation = found.normalisation if found else Normalisation()
             self.flips = found.flips if found else 2
-            if found and (decoder := config.autoencoder.weights):
-                latents.LatentSource(config.data.dir, config.data.split, sha256(decoder))
+            self.origin = latent_origin.of_manifest(found) if found else None
+
+    def restored_from(self, origin: latent_origin.Origin) -> None:
+        """Tells what latents the weights were trained on, be their store gone or not."""
+        self.origin, self.normalisation = origin, origin.normalisation
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a training batch."""
@@ -213,7 +218,7 @@ class Diffusion(ImageTask):
         """What preflight compiles: training, evaluation and the whole loop of sampling."""
         options = self.config.sample
         found = super().steps(steps)
-        size = options.batch_size or self.config.eval.batch_size or self.config.train.batch_size
+        size = sample_batch(self.config)
         rows, state = steps.batch_sharding, steps.shapes
         whole = NamedSharding(rows.mesh, PartitionSpec())
         number = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=rows)

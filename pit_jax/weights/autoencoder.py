@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from pit_jax.errors import ConfigError
@@ -71,8 +72,8 @@ def load(path: epath.PathLike, normalisation: Normalisation | None = None) -> Lo
       normalisation: for files that do not say theirs.
 
     Raises:
-      ConfigError: if it is no autoencoder that ours can express, if nothing says the
-        normalisation, or if file and argument say different ones.
+      ConfigError: if it is no autoencoder that ours can express, a parameter is not finite,
+        nothing says the normalisation, or file and argument say different ones.
       StorageError: if a file is damaged.
     """
     given, source = epath.Path(path), _file(path)
@@ -85,6 +86,12 @@ def load(path: epath.PathLike, normalisation: Normalisation | None = None) -> Lo
         model, params = names.from_diffusers(found, groups, str(source))
         _check_config(config, model, str(source))
         said, name = _said(config, source), given.name if given.is_dir() else given.stem
+    for parameter, value in sorted(tensors.flatten(params).items()):
+        if not np.isfinite(value).all():
+            raise ConfigError(
+                f"{source}: {parameter} is not finite: name another file, the training that left"
+                " this one diverged or the file is damaged"
+            )
     if said and normalisation and said != normalisation:
         raise ConfigError(f"{source} has {said}, another was asked for: {normalisation}")
     chosen = said or normalisation

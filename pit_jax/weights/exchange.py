@@ -56,12 +56,11 @@ def export_weights(
         )
     params = saved.read_weights(step)
     if config.task == "autoencoder":
-        model, normalisation = build_model(config), _measured(run, step)
+        model, normalisation = build_model(config), measured(run, step)
         if layout == "huggingface":
             autoencoder.write_diffusers(target, model, params, normalisation)
         else:
-            name = f"{run.path.name} at step {step}"
-            autoencoder.write(target, model, params, normalisation, name)
+            autoencoder.write(target, model, params, normalisation, trained_name(run, step))
     elif layout == "public":
         dit_files.write_public(target, params, config)
     elif layout == "pit_jax":
@@ -124,8 +123,20 @@ def import_weights(
     report(f"{count:,} parameters written to {target}: use it as config.init_from")
 
 
-def _measured(run: rundir.RunDir, step: int) -> Normalisation:
-    """Of an autoencoder's latents, as the run's evaluations found them."""
+def trained_name(run: rundir.RunDir, step: int) -> str:
+    """What the file of an autoencoder that was trained here is called."""
+    return f"{run.path.name} at step {step}"
+
+
+def measured(run: rundir.RunDir, step: int) -> Normalisation:
+    """Of an autoencoder's latents, as the newest evaluation up to a step found them.
+
+    A store of latents and an exported file take it from here alike: of equal bytes, each is
+    accepted as the decoder of the other's.
+
+    Raises:
+      ConfigError: if there was no such evaluation.
+    """
     for row in reversed(run.rows()):
         if row["step"] <= step and "eval/latent_std" in row:
             return Normalisation(row["eval/latent_mean"], 1 / row["eval/latent_std"])

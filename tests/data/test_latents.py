@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
+from pit_jax.data import latent_writer, latents
 from pit_jax.data.latent_writer import Writer
 from pit_jax.data.latents import LatentSource, Manifest
 from pit_jax.errors import ConfigError, StorageError
@@ -22,6 +23,10 @@ MANIFEST = Manifest(
     autoencoder="small",
     autoencoder_sha256="ab" * 32,
     normalisation=Normalisation((0, 1, 2, 3), 0.18215),
+    encoder_dtype="float32",
+    source="/a",
+    resize="bicubic",
+    versions={"jax": "1"},
 )
 
 
@@ -126,6 +131,9 @@ def test_a_finished_split_is_repaired(tmp_path):
         ("flips", 1, "flips 2, not 1"),
         ("autoencoder_sha256", "cd" * 32, "autoencoder_sha256 'abab"),
         ("normalisation", Normalisation(scale=1), "normalisation {'shift'"),
+        ("encoder_dtype", "bfloat16", "encoder_dtype 'float32', not 'bfloat16'"),
+        ("source", "/b", "source '/a', not '/b'"),
+        ("resize", "none", "resize 'bicubic', not 'none'"),
     ],
 )
 def test_other_latents_do_not_go_into_the_same_directory(tmp_path, field, value, sentence):
@@ -135,6 +143,61 @@ def test_other_latents_do_not_go_into_the_same_directory(tmp_path, field, value,
     with pytest.raises(ConfigError, match=f"holds other latents: {sentence}"):
         Writer(tmp_path, other, "train", 11, 3)
     assert (tmp_path / "latents.json").read_text() == before
+
+
+def test_other_versions_go_on_and_the_first_stay_on_record(tmp_path):
+    fill(tmp_path, only=[0])
+    assert fill(tmp_path, manifest=dataclasses.replace(MANIFEST, versions={"jax": "2"})) == [1, 2]
+    assert LatentSource(tmp_path, "train").manifest.versions == {"jax": "1"}
+
+
+def test_stores_of_old_are_read_but_not_gone_on_with(tmp_path):
+    fill(tmp_path)
+    change(tmp_path, encoder_dtype=None, source=None, resize=None, versions=None)
+    assert LatentSource(tmp_path, "train").manifest.encoder_dtype == ""
+    with pytest.raises(ConfigError, match="encoder_dtype None, not 'float32'"):
+        Writer(tmp_path, MANIFEST, "train", 11, 3)
+
+
+def test_a_process_reads_no_other_shards_than_its_own(tmp_path, monkeypatch):
+    fill(tmp_path)
+    asked = []
+
+    def noting(path):
+        asked.append(path.name)
+        return latents.facts_of(path)
+
+    monkeypatch.setattr(latent_writer, "facts_of", noting)
+    writer = Writer(tmp_path, MANIFEST, "train", 11, 3)
+    shard(tmp_path, 0).unlink()  # another's
+    shard(tmp_path, 1).write_bytes(b"")
+    assert writer.missing(range(1, 3)) == [1]
+    assert asked == [shard(tmp_path, 1).name, shard(tmp_path, 2).name]
+
+
+def test_urls_are_refused_and_no_folder_is_made_of_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    url = "gs://bucket/latents"
+    for use in (
+        lambda: Writer(url, MANIFEST, "train", 11, 3),
+        lambda: LatentSource(url, "train"),
+        lambda: latents.manifest(url),
+        lambda: latents.read(url),
+    ):
+        with pytest.raises(ConfigError, match="gs://bucket/latents is no local directory"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_labels_are_refused(tmp_path):
+    fill(tmp_path)
+    path = tmp_path / "train-labels.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # as long as it was
+    with pytest.raises(StorageError, match=r"train-labels\.npy is not what was written"):
+        LatentSource(tmp_path, "train")
+    assert fill(tmp_path) == []  # no latents are encoded again for it
+    assert path.read_bytes() == content
 
 
 def test_other_counts_are_refused(tmp_path):

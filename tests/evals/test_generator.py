@@ -1,5 +1,6 @@
 """Images by label and index: any number, decoded from latents, never a NaN; and a picture."""
 
+import dataclasses
 import json
 import types
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from pit_jax import validation
 from pit_jax.config import base
 from pit_jax.data.latents import MANIFEST, Manifest
 from pit_jax.errors import ConfigError, NonFiniteLoss
@@ -52,8 +54,12 @@ def settings(**fields) -> object:
     return config
 
 
+def stub_mesh(devices) -> jax.sharding.Mesh:
+    return meshes.make_mesh({"data": -1, "fsdp": 1, "seq": 1, "model": 1}, devices)
+
+
 def stub(config, devices, params=0.0) -> tuple[Generator, Stub]:
-    mesh = meshes.make_mesh({"data": -1, "fsdp": 1, "seq": 1, "model": 1}, devices)
+    mesh = stub_mesh(devices)
     whole = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, meshes.batch_spec())
 
@@ -95,9 +101,9 @@ def test_the_batch_size_falls_back_and_must_divide():
     config = settings(sample__batch_size=0, eval__batch_size=16, train__batch_size=24)
     assert stub(config, jax.devices())[0].batch_size == 16
     config.eval.batch_size = 0
-    assert stub(config, jax.devices())[0].batch_size == 24
+    assert stub(config, jax.devices())[0].batch_size == validation.sample_batch(config) == 24
     with pytest.raises(
-        ConfigError, match=r"sample.batch_size=12 does not divide .* 8 devices"
+        ConfigError, match=r"samples in batches of 12 do not divide over the 8 devices"
     ) as e:
         stub(settings(sample__batch_size=12), jax.devices())
     assert "write config.sample.batch_size=16" in str(e.value)
@@ -162,6 +168,39 @@ def test_latents_are_decoded_as_they_were_normalised(vae, number):
     assert np.abs(images - expected).max() < 0.502
     said = made_by.provenance("balanced")["decoder"]
     assert said == {"name": "tiny", "path": path, "sha256": made_by.decoder.sha256}
+
+
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
+@pytest.mark.parametrize("bad", [np.nan, 3e38])
+def test_what_the_decoder_makes_of_a_finite_sample_must_be_finite(vae, one_device, bad):
+    path, _ = vae
+    made_by, task = stub(latents(path), one_device)
+    task.generate = lambda params, batch, extra: (
+        batch["index"][:, None, None, None] * jnp.full((1, 4, 4, 2), 0.1)
+    )
+    decode, calls = made_by._decode, []
+
+    def wrong(x):
+        calls.append(len(x))
+        levels = np.array(decode(x))
+        if len(calls) == 2:
+            levels[3, 0, 0, 0] = np.float32(bad) * np.float32(10)  # NaN, or infinite
+        return levels
+
+    made_by._decode = wrong
+    sentence = r"1 of 8 samples are not finite once tiny decoded, index 11 first"
+    with pytest.raises(NonFiniteLoss, match=sentence):
+        made_by.images(np.zeros(16, int), np.arange(16))
+    assert len(calls) == 2
+
+
+def test_a_decoder_that_overflows_does_not_make_white(vae, one_device):
+    path, params = vae
+    last = params["decoder"]["conv_out"] | {"bias": np.full(3, 3e38, np.float32)}
+    params = params | {"decoder": params["decoder"] | {"conv_out": last}}
+    loaded = dataclasses.replace(autoencoder.load(path), params=params)
+    decode = generator._decoding(loaded, stub_mesh(one_device))
+    assert np.isposinf(np.asarray(decode(jnp.ones((1, 4, 4, 2))))).all()
 
 
 def test_a_decoder_that_does_not_fit_is_refused(vae, one_device):

@@ -235,14 +235,6 @@ def test_latents_of_another_shape_are_refused(store):
         sources.load(c.data, "train")
 
 
-def test_latents_of_another_autoencoder_are_refused(store, tmp_path):
-    other = tmp_path / "other.safetensors"
-    other.write_bytes(b"not the one")
-    c = on_latents(store[0], f"autoencoder.weights={other}")
-    with pytest.raises(ConfigError, match="was encoded by none"):
-        tasks.build(c)
-
-
 # ---- refusals ----------------------------------------------------------------------------
 
 

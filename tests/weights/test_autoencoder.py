@@ -230,6 +230,22 @@ def test_a_config_that_says_otherwise_is_refused(theirs, tmp_path, config, sente
         autoencoder.load(tmp_path)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    """By the first of their names, in one line."""
+    model = AutoencoderKL(channels=(32,), layers=1, latent=4)
+    flat = tensors.flatten(weights(model))
+    first, second = sorted(flat)[2:4]
+    for name in (first, second):
+        flat[name] = flat[name].copy()
+        flat[name].flat[-1] = value
+    path = tmp_path / "x.safetensors"
+    autoencoder.write(path, model, tensors.unflatten(flat), Normalisation(), "x")
+    with pytest.raises(ConfigError, match=f"x.safetensors: {first} is not finite") as info:
+        autoencoder.load(path)
+    assert "\n" not in str(info.value)
+
+
 def test_nothing_guesses_a_scale(tmp_path):
     model = AutoencoderKL(channels=(32,), layers=1, latent=3)
     path = tmp_path / "x.safetensors"

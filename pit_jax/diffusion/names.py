@@ -1,0 +1,4 @@
+"""Names that a config may give of diffusion, kept where reading one imports no jax."""
+
+# The samplers of each family of processes.
+SAMPLERS = {"gaussian": ("ddpm", "ddim", "dpm++"), "flow": ("euler", "heun")}

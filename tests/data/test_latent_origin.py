@@ -1,0 +1,166 @@
+"""Whose latents a run learns: kept when it begins, and compared ever after."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from pit_jax import config, configfile, evaluate, rundir, sample, tasks, train
+from pit_jax.data import latent_origin
+from pit_jax.data.latent_writer import Writer
+from pit_jax.data.latents import Manifest
+from pit_jax.errors import ConfigError, StorageError
+from pit_jax.models.autoencoder import AutoencoderKL
+from pit_jax.models.normalisation import Normalisation
+from pit_jax.weights import autoencoder, autoencoder_names, tensors
+
+VAE = AutoencoderKL(channels=(4, 8), layers=1, latent=2, groups=2, image_channels=1, attends=False)
+SCALE = Normalisation(0.25, 0.5)
+
+
+def write_vae(path, normalisation=SCALE, seed=0) -> str:
+    """Its sha256."""
+    rng = np.random.default_rng(seed)
+    shapes = autoencoder_names.shapes(VAE).items()
+    flat = {name: (0.2 * rng.normal(size=shape)).astype(np.float32) for name, shape in shapes}
+    autoencoder.write(path, VAE, tensors.unflatten(flat), normalisation, path.stem)
+    return autoencoder.sha256(path)
+
+
+def write_store(directory, sha256: str, normalisation=SCALE) -> str:
+    facts = ("made up", 8, 10, (4, 4, 2), 2, "small", sha256, normalisation)
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        writer = Writer(directory, Manifest(*facts), split, 20, 1)
+        writer.write(0, ((rng.normal(size=(2, 2, 4, 4, 2)), i % 10) for i in range(20)))
+        writer.finish()
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Stores by name: that of the run, a copy, one of another autoencoder, one otherwise scaled."""
+    root = tmp_path_factory.mktemp("stores")
+    ours = write_vae(root / "small.safetensors")
+    other = write_vae(root / "other.safetensors", seed=1)
+    write_store(root / "ours", ours)
+    write_store(root / "moved", ours)
+    write_store(root / "others", other)
+    write_store(root / "scaled", ours, Normalisation(0.25, 1.0))
+    return root
+
+
+def settings(places, store: str, *changes: str):
+    words = ("model.width=16", "model.depth=1", "model.heads=2", "train.batch_size=8")
+    words += ("train.steps=2", "eval.batch_size=8", "eval.what=('loss',)")
+    words += ("train.tensorboard=False", "sample.steps=2", "sample.num=8", "sample.batch_size=8")
+    words += ("data.name=latents", f"data.dir={places / store}", "data.image_size=4")
+    words += ("data.channels=2", f"autoencoder.weights={places / 'small.safetensors'}")
+    words += ("sample.clip=False",)
+    spec = "configs/digits_diffusion.py:dit/2"
+    return configfile.load(spec, [f"--config.{word}" for word in (*words, *changes)])
+
+
+def one() -> list:
+    return jax.devices()[:1]
+
+
+@pytest.fixture(scope="module")
+def run(places, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    train.train(settings(places, "ours"), path, devices=one())
+    return path
+
+
+def test_a_run_keeps_whose_latents_it_learns(places, run):
+    kept = json.loads((run / "latents.json").read_text())
+    assert kept == {
+        "autoencoder": "small",
+        "autoencoder_sha256": autoencoder.sha256(places / "small.safetensors"),
+        "normalisation": {"shift": 0.25, "scale": 0.5},
+        "image_set": "made up",
+        "image_size": 8,
+    }
+    found = latent_origin.of_run(rundir.RunDir(run))
+    assert found == latent_origin.of_store(settings(places, "ours").data)
+
+
+@pytest.mark.parametrize(
+    ("store", "sentence"),
+    [
+        ("others", r"was encoded by small \([0-9a-f]{12}\), but .*run was trained on latents of"),
+        ("scaled", r"has Normalisation\(shift=0.25, scale=1.0\), but .*run was trained with"),
+    ],
+)
+def test_it_neither_goes_on_nor_is_asked_on_other_latents(places, run, tmp_path, store, sentence):
+    weights = f"autoencoder.weights={'' if store == 'scaled' else places / 'other.safetensors'}"
+    other = settings(places, store, "train.steps=3", weights)
+    before = sorted(path.name for path in run.iterdir())
+    for use in (
+        lambda: train.train(other, run, devices=one()),
+        lambda: evaluate.evaluate(other, run, devices=one(), which=("loss",)),
+        lambda: sample.sample(other, run, tmp_path / "samples", devices=one()),
+    ):
+        with pytest.raises(ConfigError, match=sentence) as info:
+            use()
+        assert "\n" not in str(info.value)
+    other.resume = str(run)
+    with pytest.raises(ConfigError, match=sentence):
+        train.train(other, tmp_path / "new", devices=one())
+    assert not (tmp_path / "new").exists()
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_the_store_may_move(places, run):
+    moved = settings(places, "moved")
+    assert train.train(moved, run, devices=one()).step == 2  # it is done
+
+
+def test_without_the_store_the_run_still_knows_its_decoder(places, run, tmp_path):
+    """And not just any of as many channels."""
+    gone = settings(places, "gone")
+    with np.load(sample.sample(gone, run, tmp_path / "samples", devices=one())) as found:
+        assert found["arr_0"].shape == (8, 8, 8, 3)  # grey, as RGB
+    gone.autoencoder.weights = str(places / "other.safetensors")
+    with pytest.raises(ConfigError, match=r"other.safetensors is not small \([0-9a-f]{12}\)"):
+        sample.sample(gone, run, tmp_path / "others", devices=one())
+
+
+def test_the_autoencoder_is_compared_before_anything_is_written(places, tmp_path):
+    wrong = f"autoencoder.weights={places / 'other.safetensors'}"
+    for store, change, sentence in (
+        ("ours", wrong, "other.safetensors is not small"),
+        ("scaled", "train.steps=2", "another was asked for"),  # same file, other normalisation
+        ("gone", "train.steps=2", "gone holds no latents"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            train.train(settings(places, store, change), tmp_path / "run", devices=one())
+        assert not (tmp_path / "run").exists()
+
+
+def test_building_a_task_reads_no_weights(places, monkeypatch):
+    for name in ("load", "sha256"):
+        monkeypatch.setattr(autoencoder, name, None)
+    task = tasks.build(settings(places, "ours", "autoencoder.weights=/none"))
+    assert task.normalisation == SCALE
+
+
+def test_what_a_run_of_old_never_kept_is_not_compared(places, tmp_path):
+    run = rundir.RunDir(tmp_path)
+    c = settings(places, "others", "autoencoder.weights=")
+    latent_origin.keep(run, latent_origin.check_start(c, run))
+    with pytest.raises(ConfigError, match="was encoded by"):  # but it keeps it from now on
+        latent_origin.check_start(settings(places, "ours"), run)
+    before = (tmp_path / "latents.json").read_text()
+    latent_origin.keep(run, latent_origin.of_store(settings(places, "ours").data))
+    assert (tmp_path / "latents.json").read_text() == before
+    assert latent_origin.check_start(config.base(), run) is None  # no latents, nothing to compare
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"normalisation": {"scale": 0}}', '{"a": 1}'])
+def test_a_damaged_file_is_told_in_one_line(tmp_path, content):
+    (tmp_path / "latents.json").write_text(content)
+    with pytest.raises(StorageError, match=r"latents\.json cannot be read") as info:
+        latent_origin.of_run(rundir.RunDir(tmp_path))
+    assert "\n" not in str(info.value)

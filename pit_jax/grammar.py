@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from pit_jax import __version__
+from pit_jax.diffusion.names import SAMPLERS
 from pit_jax.errors import ConfigError
+
+_SAMPLERS = "; ".join(f"{family}: {', '.join(names)}" for family, names in SAMPLERS.items())
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,7 +68,7 @@ def parser(**functions: Callable) -> Parser:
     sub.add_argument("--num", type=int, metavar="N", help="images")
     sub.add_argument("--guidance", type=float, metavar="SCALE", help="classifier-free; 1 = none")
     sub.add_argument("--steps", type=int, metavar="N", help="of the sampler")
-    sub.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, dpm++; of a flow euler, heun")
+    sub.add_argument("--sampler", metavar="NAME", help=_SAMPLERS)
     sub.add_argument(
         "--labels",
         nargs="+",

@@ -10,7 +10,6 @@ where it was, and more images can be asked for later. SIGTERM and Ctrl-C end it 
 
 import concurrent.futures
 import contextlib
-import io
 import json
 import os
 import signal
@@ -23,7 +22,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from pit_jax import errors, metrics, rundir, signals
+from pit_jax import errors, image_files, metrics, rundir, signals
 from pit_jax.config import label
 from pit_jax.errors import ConfigError, PitError, Stopped, StorageError
 from pit_jax.evals import reference
@@ -39,7 +38,6 @@ _MAY_DIFFER = ("run", "num", "done", "npz_sha256", "batch_size", "environment")
 _MAY_DIFFER += ("decoder.path", "decoder.name")
 _LINES = 10  # at most, where there is no bar
 _READ = 64  # images read back at a time
-_THREADS = 8  # that read, compress and write images; a large one takes 10 ms
 
 
 def sample(
@@ -105,7 +103,7 @@ def sample(
     environment = rundir.environment(mesh, jax.process_count())
     del environment["uncommitted"]
     description["environment"] = environment
-    intact = _agreed(_intact(target, count, generator.image_shape))
+    intact = _agreed(image_files.intact(target, count, generator.image_shape))
     finished = bool(intact.all()) and writes and _is_finished(target, before, count)
     if writes and not finished:
         _write_json(target, description | {"done": False})
@@ -119,7 +117,7 @@ def sample(
             for start, images in _missing(generator, chosen, indices, size, intact, progress):
                 if writes:
                     new = np.flatnonzero(~intact[start : start + len(images)])
-                    _write(target, start + new, images[new])
+                    image_files.write(target, start + new, images[new])
                 intact[start : start + len(images)] = True
                 if asked := stop_request.asked():
                     raise _stopped(asked, f"{intact.sum()} of {count} images are written")
@@ -266,35 +264,11 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _intact(target: epath.Path, count: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Which images are there, whole and of this shape: (count,) bool."""
-    intact = np.zeros(count, bool)
-    folder = target / "images"
-    if jax.process_index() == 0 and folder.exists():
-        names = {path.name for path in folder.iterdir()}
-        there = [index for index in range(count) if _file(target, index).name in names]
-        with concurrent.futures.ThreadPoolExecutor(_THREADS, "sample") as pool:
-            intact[there] = list(pool.map(lambda i: _is_image(_file(target, i), shape), there))
-    return intact
-
-
 def _agreed(intact: np.ndarray) -> np.ndarray:
     """What process 0 found, on all of them: they generate alike."""
     if jax.process_count() == 1:
         return intact
     return np.array(multihost_utils.broadcast_one_to_all(intact))
-
-
-def _is_image(path: epath.Path, shape: tuple[int, int, int]) -> bool:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            fits = image.size == (shape[1], shape[0]) and image.mode == _mode(shape)
-            image.verify()  # every chunk's checksum, and that it ends
-            return fits
-    except (OSError, SyntaxError, ValueError):
-        return False
 
 
 def _is_finished(target: epath.Path, before: dict[str, Any], count: int) -> bool:
@@ -322,54 +296,21 @@ def _finish(
     said = {name: x for name, x in description.items() if name not in ("run", "environment")}
 
     def images() -> Iterator[np.ndarray]:
-        with concurrent.futures.ThreadPoolExecutor(_THREADS, "sample") as pool:
+        with concurrent.futures.ThreadPoolExecutor(image_files.THREADS, "sample") as pool:
             for start in range(0, count, _READ):
                 if number := asked():
                     raise _stopped(number, f"all {count} images are written, {_NPZ} is not")
                 numbers = range(start, min(start + _READ, count))
-                yield np.stack(list(pool.map(_read, (_file(target, i) for i in numbers))))
+                yield np.stack(
+                    list(
+                        pool.map(
+                            image_files.read, (image_files.path_of(target, i) for i in numbers)
+                        )
+                    )
+                )
 
     reference.write_images(path, images(), (count, *shape[:2], 3), said, labels)
     _write_json(target, description | {"done": True, "npz_sha256": reference.sha256(path)})
-
-
-def _file(target: epath.Path, index: int) -> epath.Path:
-    return target / "images" / f"{index:06d}.png"
-
-
-def _write(target: epath.Path, indices: np.ndarray, images: np.ndarray) -> None:
-    """One file an image, each as a whole or not at all."""
-
-    def one(index: int, image: np.ndarray) -> None:
-        tensors.write_whole(_file(target, index), _png(image))
-
-    with concurrent.futures.ThreadPoolExecutor(_THREADS, "sample") as pool:
-        list(pool.map(one, indices, images))  # raises what one of them raised
-
-
-def _mode(shape: tuple[int, ...]) -> str:
-    return "L" if shape[-1] == 1 else "RGB"
-
-
-def _png(image: np.ndarray) -> bytes:
-    from PIL import Image
-
-    content = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, "png")
-    return content.getvalue()
-
-
-def _read(path: epath.Path) -> np.ndarray:
-    """(S, S, 3) uint8."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise StorageError(
-            f"{path} cannot be read back ({error}): start again, it will be made anew"
-        ) from None
 
 
 def _write_json(target: epath.Path, content: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ ORDER = [
     {"evals"},
     {"tasks"},
     {"optim", "state", "step", "checkpoint", "signals", "weights"},
-    {"restored", "classifier"},
+    {"restored", "classifier", "image_files"},
     {"evaluate", "encode", "train", "sample", "reference_statistics", "perf", "study"},
     {"grammar"},
     {"cli"},

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pit_jax import cli, config, rundir, step, tasks, validation
+from pit_jax import cli, config, image_files, rundir, step, tasks, validation
 from pit_jax import sample as sampling
 from pit_jax.diffusion import names
 from pit_jax.errors import ConfigError, NonFiniteLoss, Stopped, StorageError
@@ -216,7 +216,7 @@ def test_images_are_read_back_several_at_a_time(eight, monkeypatch):
         together.wait()  # raises unless four are here at once
         return is_image(path, shape)
 
-    monkeypatch.setattr(sampling, "_is_image", meeting)
+    monkeypatch.setattr(image_files, "_is_image", meeting)
     assert sampling._intact(sampling.epath.Path(eight), NUM, (8, 8, 1)).all()
 
 

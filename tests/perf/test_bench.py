@@ -20,6 +20,8 @@ TINY = [
     "--config.train.batch_size=8",
 ]
 TINY_MAE = ["--config=configs/digits_mae.py:pit", *TINY[1:], "--config.mae.decoder_depth=1"]
+TINY_DIT = ["--config=configs/digits_diffusion.py:pit", *TINY[1:]]
+TINY_DIT += ["--config.diffusion.learn_sigma=False"]
 FIELDS = {
     "compile_cold_s",
     "compile_warm_s",
@@ -104,7 +106,7 @@ def test_another_config_that_is_not_there_is_refused(capsys):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name", ["TINY", "TINY_MAE"])
+@pytest.mark.parametrize("name", ["TINY", "TINY_MAE", "TINY_DIT"])
 def test_against_torch_equal_first(tmp_path, name):
     pytest.importorskip("torch")
     out = tmp_path / "bench.json"
@@ -116,7 +118,7 @@ def test_against_torch_equal_first(tmp_path, name):
     ours, theirs = found["ours"]["images_per_s"], found["torch"]["images_per_s"]
     assert found["ratio_to_torch"] == pytest.approx(ours / theirs)
     assert found["torch"]["peak_bytes"] > found["torch"]["start_bytes"] > 50 << 20
-    assert "torch" in found["versions"]
+    assert {"torch", "diffusers" if "DIT" in name else "transformers"} <= set(found["versions"])
 
 
 @pytest.mark.parity
@@ -139,6 +141,12 @@ def test_other_weights_are_not_timed(tmp_path, monkeypatch):
 def test_a_model_that_pytorch_cannot_express_is_refused(capsys):
     assert cli.run(["bench", *TINY, "--config.model.pool=mean", "--against", "torch"]) == 2
     assert "has no config.model.pool='mean'" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_loss_that_pytorch_does_not_have_is_refused(capsys):
+    words = [word for word in TINY_DIT if "sigma" not in word]
+    assert cli.run(["bench", *words, "--against", "torch"]) == 2
+    assert "--config.diffusion.learn_sigma=False" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_missing_pytorch_names_the_extra(capsys, monkeypatch):

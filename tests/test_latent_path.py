@@ -27,7 +27,8 @@ def test_from_images_to_figures(tmp_path, capsys):
 
     autoencoder, store, dit = (str(tmp_path / name) for name in ("autoencoder", "store", "dit"))
     few = words("train.batch_size=32", "train.steps=3", "train.tensorboard=False")
-    run("train", "--config", AUTOENCODER, "--workdir", autoencoder, *few)
+    small = words("autoencoder.layers=1", "autoencoder.attends=False")
+    run("train", "--config", AUTOENCODER, "--workdir", autoencoder, *few, *small)
     images = ("--config", AUTOENCODER, "--vae", autoencoder)
     assert "--config.data.name=latents" in run("data", "latents", *images, "--out", store)
     manifest = json.loads((tmp_path / "store" / "latents.json").read_text())

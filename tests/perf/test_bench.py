@@ -83,6 +83,7 @@ def test_the_json_and_what_it_needs(tmp_path):
     assert any(line.startswith("peak memory") and "MiB" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_against_another_config(tmp_path, capsys):
     """Masked autoencoding against classification, with the same overrides, by turns."""
     out = tmp_path / "bench.json"

@@ -86,6 +86,7 @@ def test_a_config_that_fits(capsys, tmp_path):
     assert hours < found["chip_hours"] < 1.2 * hours  # evaluations come on top
 
 
+@pytest.mark.slow
 def test_masked_autoencoding_is_compiled_with_probes_among_its_evaluations(tmp_path):
     out = tmp_path / "out.json"
     words = ["--config", "configs/digits_mae.py:pit", "--topology", "v5e-8", *SMALL]

@@ -200,7 +200,7 @@ def test_a_signal_ends_it_after_the_batch(eight, run, tmp_path, monkeypatch, cap
 
 def test_a_signal_while_all_images_are_put_together_leaves_no_half_file(tmp_path):
     target = sampling.epath.Path(tmp_path)
-    sampling._write(target, np.arange(70), np.zeros((70, 8, 8, 1), np.uint8))
+    image_files.write(target, np.arange(70), np.zeros((70, 8, 8, 1), np.uint8))
     asked = iter([0, signal.SIGTERM])
     with pytest.raises(Stopped, match=r"all 70 images are written, samples.npz is not") as e:
         sampling._finish(target, {}, np.zeros(70, np.int32), (8, 8, 1), lambda: next(asked))
@@ -210,14 +210,14 @@ def test_a_signal_while_all_images_are_put_together_leaves_no_half_file(tmp_path
 
 def test_images_are_read_back_several_at_a_time(eight, monkeypatch):
     together = threading.Barrier(4, timeout=20)
-    is_image = sampling._is_image
+    is_image = image_files._is_image
 
     def meeting(path, shape):
         together.wait()  # raises unless four are here at once
         return is_image(path, shape)
 
     monkeypatch.setattr(image_files, "_is_image", meeting)
-    assert sampling._intact(sampling.epath.Path(eight), NUM, (8, 8, 1)).all()
+    assert image_files.intact(sampling.epath.Path(eight), NUM, (8, 8, 1)).all()
 
 
 TWO = """

@@ -14,11 +14,11 @@ demo: $(VENV)/.run
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(VENV)/.test
+test-slow: $(VENV)/.parity
 	$(BIN)/python -m pytest -m slow
 
 parity: $(VENV)/.parity
-	$(BIN)/python -m pytest -m parity
+	$(BIN)/python -m pytest -m "parity and not slow"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

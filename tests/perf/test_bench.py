@@ -107,7 +107,9 @@ def test_another_config_that_is_not_there_is_refused(capsys):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name", ["TINY", "TINY_MAE", "TINY_DIT"])
+@pytest.mark.parametrize(
+    "name", ["TINY", pytest.param("TINY_MAE", marks=pytest.mark.slow), "TINY_DIT"]
+)
 def test_against_torch_equal_first(tmp_path, name):
     pytest.importorskip("torch")
     out = tmp_path / "bench.json"

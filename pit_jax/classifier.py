@@ -1,6 +1,5 @@
 """A classifier that was trained here, as a network whose features compare sets of images."""
 
-import hashlib
 import re
 from typing import Any
 
@@ -8,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from pit_jax import rundir
+from pit_jax import files, rundir
 from pit_jax.config import label
 from pit_jax.errors import ConfigError
 from pit_jax.evals.networks import Network, inception
@@ -67,7 +66,7 @@ def load(workdir: str, mesh: Mesh) -> Network:
     return Network(
         name=f"classifier_{re.sub('[^a-z0-9]+', '_', label(config).lower())}",
         path=str(workdir),
-        sha256=hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        sha256=files.sha256(manifest),
         dim=dim,
         function=function,
         sharding=NamedSharding(mesh, batch_spec()),

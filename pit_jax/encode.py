@@ -262,7 +262,7 @@ class _Encoder:
         Raises:
           ConfigError: if latents are not finite as float16.
         """
-        reader = pipeline.Reader(_Part(source, numbers), self._data, train=False)
+        reader = pipeline.Reader(sources.Part(source, numbers), self._data, train=False)
         images = pipeline.Pipeline(reader, self._batches, self._size, self._data.workers)
         first, waiting = 0, None  # fetched one batch late, so that the devices have work
         with contextlib.closing(images.evaluate()) as batches:
@@ -286,21 +286,6 @@ class _Encoder:
                 f"{source.name}: the latents of image {number} are not finite in float16: the"
                 " autoencoder's weights are damaged, or no --vae for such images"
             )
-
-
-class _Part(sources.Source):
-    """Some examples of another source."""
-
-    def __init__(self, source: sources.Source, numbers: Sequence[int]):
-        self._source, self._numbers = source, numbers
-        self.name, self.num_classes = source.name, source.num_classes
-        self.native_shape, self.corrupt = source.native_shape, source.corrupt
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int] | None:
-        return self._source[int(self._numbers[index])]
 
 
 class _Meter:

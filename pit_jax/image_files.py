@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from etils import epath
 
+from pit_jax import files
 from pit_jax.errors import StorageError
-from pit_jax.weights import tensors
 
 THREADS = 8  # that read, compress and write images; a large one takes 10 ms
 
@@ -45,7 +45,7 @@ def write(target: epath.Path, indices: np.ndarray, images: np.ndarray) -> None:
     """One file an image, each as a whole or not at all."""
 
     def one(index: int, image: np.ndarray) -> None:
-        tensors.write_whole(path_of(target, index), _png(image))
+        files.write(path_of(target, index), _png(image))
 
     with concurrent.futures.ThreadPoolExecutor(THREADS, "sample") as pool:
         list(pool.map(one, indices, images))  # raises what one of them raised

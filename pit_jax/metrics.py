@@ -9,7 +9,8 @@ import rich.console
 import rich.progress
 
 from pit_jax.errors import ConfigError
-from pit_jax.rundir import RunDir, storage_error
+from pit_jax.files import storage_error
+from pit_jax.rundir import RunDir
 
 
 class Writers:

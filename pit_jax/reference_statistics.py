@@ -60,15 +60,16 @@ def write(
     if network:
         network.check((data.image_size, data.image_size, data.channels), "images of the config")
     source = sources.load(data, split) if split else sources.training(data)
+    whole = len(source)
     if count is not None:
-        source = Spread(source, count)
+        source = _spread(source, count)
     reader = pipeline.Reader(source, data, train=False)
     batches = _batches(reader, mesh, data.workers)
     origin = {
         "data": data.name,
         "split": split or data.split,
         "per_class": 0 if split else data.per_class,
-        "of": len(source.whole) if isinstance(source, Spread) else len(source),
+        "of": whole,
         "image_size": data.image_size,
     }
     writes = jax.process_index() == 0
@@ -94,24 +95,12 @@ def write(
         say(f"{what} of {source.name} written to {out}: use it as config.eval.reference")
 
 
-class Spread(sources.Source):
-    """`count` examples of another source, `whole`, at even distances."""
-
-    def __init__(self, whole: sources.Source, count: int):
-        if not 1 <= count <= len(whole):
-            raise ConfigError(f"--num {count}: {whole.name} has {len(whole)} examples")
-        self.whole, self.count = whole, count
-        self.name, self.num_classes = whole.name, whole.num_classes
-        self.native_shape, self.corrupt = whole.native_shape, whole.corrupt
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int] | None:
-        return self.whole[index * len(self.whole) // self.count]
-
-    def labels(self) -> np.ndarray:
-        return self.whole.labels()[np.arange(self.count) * len(self.whole) // self.count]
+def _spread(source: sources.Source, count: int) -> sources.Part:
+    """`count` examples of a source at even distances."""
+    if not 1 <= count <= len(source):
+        raise ConfigError(f"--num {count}: {source.name} has {len(source)} examples")
+    numbers = np.arange(count) * len(source) // count
+    return sources.Part(source, numbers)
 
 
 def _batches(reader: pipeline.Reader, mesh: Any, workers: int) -> Iterator[np.ndarray]:

@@ -24,9 +24,9 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from pit_jax import configfile
+from pit_jax import configfile, files
 from pit_jax.config import flatten
-from pit_jax.errors import ConfigError, StorageError
+from pit_jax.errors import ConfigError
 
 # What may differ between the config a run was started with and the one it goes on with.
 # Everything else would make the second half of the run a different experiment.
@@ -144,7 +144,7 @@ class RunDir:
             with (self.path / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise storage_error(self.path / "metrics.jsonl", error) from None
+            raise files.storage_error(self.path / "metrics.jsonl", error) from None
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; it ends at the first line that is cut off or no row."""
@@ -201,17 +201,7 @@ class RunDir:
         Raises:
           StorageError: if the file cannot be written.
         """
-        path = self.path / name
-        temporary = path.parent / f".{path.name}.tmp"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, bytes):
-                temporary.write_bytes(content)
-            else:
-                temporary.write_text(content)
-            temporary.replace(path)
-        except OSError as error:
-            raise storage_error(path, error) from None
+        files.write(self.path / name, content)
 
     def _json(self, name: str, default: Any) -> Any:
         path = self.path / name
@@ -219,11 +209,6 @@ class RunDir:
             return json.loads(path.read_text()) if path.exists() else default
         except ValueError:
             return default
-
-
-def storage_error(path: epath.PathLike, error: OSError) -> StorageError:
-    """The one line for a file that could not be written."""
-    return StorageError(f"{path} could not be written: {error.strerror or error}")
 
 
 def version(package: str) -> str | None:

@@ -22,14 +22,13 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from pit_jax import errors, image_files, metrics, rundir, signals
+from pit_jax import errors, files, image_files, metrics, rundir, signals
 from pit_jax.config import label
 from pit_jax.errors import ConfigError, PitError, Stopped, StorageError
 from pit_jax.evals import reference
 from pit_jax.evals.generator import Generator, choose_labels
 from pit_jax.parallel import mesh as meshes
 from pit_jax.restored import Restored, restore
-from pit_jax.weights import tensors
 
 _DESCRIPTION, _NPZ = "sample.json", "samples.npz"
 # Of sample.json, what may differ when a directory is gone on with: the images do not depend
@@ -174,7 +173,7 @@ def _missing(
 def _checkpoint(found: Restored) -> dict[str, Any]:
     """Which weights; the manifest has the sums of all their files."""
     manifest = found.run.path / "manifests" / f"{found.number}.json"
-    return {"checkpoint_step": found.number, "checkpoint_sha256": reference.sha256(manifest)}
+    return {"checkpoint_step": found.number, "checkpoint_sha256": files.sha256(manifest)}
 
 
 def _stopped(asked: int, what: str) -> Stopped:
@@ -276,7 +275,7 @@ def _is_finished(target: epath.Path, before: dict[str, Any], count: int) -> bool
     path = target / _NPZ
     if not (before.get("done") and before["num"] == count and path.exists()):
         return False
-    return before.get("npz_sha256") == reference.sha256(path)
+    return before.get("npz_sha256") == files.sha256(path)
 
 
 def _finish(
@@ -310,8 +309,8 @@ def _finish(
                 )
 
     reference.write_images(path, images(), (count, *shape[:2], 3), said, labels)
-    _write_json(target, description | {"done": True, "npz_sha256": reference.sha256(path)})
+    _write_json(target, description | {"done": True, "npz_sha256": files.sha256(path)})
 
 
 def _write_json(target: epath.Path, content: dict[str, Any]) -> None:
-    tensors.write_whole(target / _DESCRIPTION, (json.dumps(content, indent=2) + "\n").encode())
+    files.write(target / _DESCRIPTION, (json.dumps(content, indent=2) + "\n").encode())

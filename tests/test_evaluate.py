@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from pit_jax import evaluate, validation
+from pit_jax import evaluate, files, validation
 from pit_jax.errors import ConfigError
-from pit_jax.evals import reference
 
 from .saved_runs import config_of, diffusion, save_run
 
@@ -33,7 +32,7 @@ def test_eval_measures_the_samples_by_a_classifier_of_ours(run, tiny, tmp_path):
     record = json.loads((run / "records" / "generation-7.json").read_text())
     assert record["metrics"][f"{name.removeprefix('eval/')}_distance"] == found[f"{name}_distance"]
     manifest = tmp_path / "classifier" / "manifests" / "3.json"
-    assert record["features"]["sha256"] == reference.sha256(manifest)
+    assert record["features"]["sha256"] == files.sha256(manifest)
     assert "generation: 40 samples of step 7, EMA weights" in lines[0]
     config.eval.features = str(run)
     with pytest.raises(ConfigError, match="was trained by task 'diffusion': features to compare"):

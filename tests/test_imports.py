@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent / "pit_jax"
 # Each room may import those before it and itself: the house is read from the bottom up.
 ORDER = [
     {"errors", "__init__", "__version__"},
+    {"files"},
     {"diffusion"},
     {"lengths", "config"},
     {"parallel"},

@@ -80,7 +80,7 @@ def test_a_part_comes_from_all_over_the_set(config, network, tmp_path):
     np.testing.assert_allclose(found.description.features, rows, rtol=1e-6)
     assert found.provenance["of"] == 360
     assert found.provenance["images"] == 100
-    spread = reference_statistics.Spread(sources.Digits("test"), 100)
+    spread = reference_statistics._spread(sources.Digits("test"), 100)
     np.testing.assert_array_equal(spread.labels(), sources.Digits("test").labels()[chosen])
 
 

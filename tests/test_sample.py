@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pit_jax import cli, config, image_files, rundir, step, tasks, validation
+from pit_jax import cli, config, files, image_files, rundir, step, tasks, validation
 from pit_jax import sample as sampling
 from pit_jax.diffusion import names
 from pit_jax.errors import ConfigError, NonFiniteLoss, Stopped, StorageError
@@ -43,7 +43,7 @@ def eight(run, tmp_path_factory):
     return out
 
 
-def files(out) -> dict[str, bytes]:
+def written(out) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted((out / "images").iterdir())}
 
 
@@ -52,7 +52,7 @@ def pixels(out) -> np.ndarray:
 
 
 def test_images_are_written_one_by_one_and_all_together(eight, run):
-    assert list(files(eight)) == [f"{i:06d}.png" for i in range(NUM)]
+    assert list(written(eight)) == [f"{i:06d}.png" for i in range(NUM)]
     found = reference.read(eight / "samples.npz")
     assert found.images == (NUM, 8, 8, 3)
     images = pixels(eight)
@@ -71,8 +71,8 @@ def test_images_are_written_one_by_one_and_all_together(eight, run):
         "guidance_channels": 0, "guidance_interval": [0.0, 1.0],
     }  # fmt: skip
     assert {name: said[name] for name in expected} == expected
-    assert said["checkpoint_sha256"] == reference.sha256(run / "manifests" / "7.json")
-    assert said["npz_sha256"] == reference.sha256(eight / "samples.npz")
+    assert said["checkpoint_sha256"] == files.sha256(run / "manifests" / "7.json")
+    assert said["npz_sha256"] == files.sha256(eight / "samples.npz")
     assert said["environment"]["mesh"]["data"] == 8
     assert found.provenance["guidance"] == 1.5
 
@@ -86,7 +86,7 @@ def test_other_devices_make_the_same_images(eight, run, tmp_path, one_device):
 
 def test_a_killed_run_goes_on_to_the_same_bits(eight, run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    write = sampling.tensors.write_whole
+    write = sampling.files.write
 
     def interrupted(path, content):
         if path.name == "000010.png":  # in the middle of the second batch, and of a file
@@ -94,12 +94,12 @@ def test_a_killed_run_goes_on_to_the_same_bits(eight, run, tmp_path, monkeypatch
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr(sampling.tensors, "write_whole", interrupted)
+    monkeypatch.setattr(sampling.files, "write", interrupted)
     words = ["sample", "--workdir", str(run), "--out", str(out)]
     assert cli.run(words) == 130
     assert capsys.readouterr().err == "pit-jax: interrupted\n"
-    found = set(files(out))  # others may have been written at the same time
-    assert {f"{i:06d}.png" for i in range(8)} <= found <= set(files(eight)) - {"000010.png"}
+    found = set(written(out))  # others may have been written at the same time
+    assert {f"{i:06d}.png" for i in range(8)} <= found <= set(written(eight)) - {"000010.png"}
     assert not (out / "samples.npz").exists()
     assert json.loads((out / "sample.json").read_text())["done"] is False
     monkeypatch.undo()
@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(eight, run, tmp_path, monkeypatch
     assert cli.run(words) == 0
     line = f"{out}: {len(found) - 3} of 12 images are there already"
     assert line in capsys.readouterr().out
-    assert files(out) == files(eight)
+    assert written(out) == written(eight)
     np.testing.assert_array_equal(pixels(out), pixels(eight))
     assert (out / "images" / "000003.png").stat().st_mtime_ns == kept
 
@@ -138,7 +138,7 @@ def test_what_is_done_is_not_done_again_and_more_can_be_asked_for(
     assert (out / "samples.npz").read_bytes() == content
     sampling.sample(config_of(run), run, out)
     assert batches == [[8, 9, 10, 11]]  # and of the batch before nothing
-    assert files(out) == files(eight)
+    assert written(out) == written(eight)
     np.testing.assert_array_equal(pixels(out), pixels(eight))
     with pytest.raises(ConfigError, match="is of 12 images: num cannot become 9"):
         sampling.sample(config_of(run, sample__num=9), run, out)
@@ -162,11 +162,11 @@ def test_more_images_on_other_devices_go_on_though_the_batch_is_larger_than_all(
 ):
     out, config = tmp_path / "out", {"sample__batch_size": 16}
     sampling.sample(config_of(run, sample__num=4, **config), run, out, devices=one_device)
-    four = files(out)
+    four = written(out)
     assert json.loads((out / "sample.json").read_text())["batch_size"] == 16
     sampling.sample(config_of(run, sample__num=9, **config), run, out)
-    assert len(files(out)) == 9
-    assert {name: files(out)[name] for name in four} == four
+    assert len(written(out)) == 9
+    assert {name: written(out)[name] for name in four} == four
     said = json.loads((out / "sample.json").read_text())
     assert (said["num"], said["batch_size"]) == (9, 16)
     assert sampling._begin(sampling.epath.Path(out), said | {"batch_size": 8}) == said
@@ -189,12 +189,12 @@ def test_a_signal_ends_it_after_the_batch(eight, run, tmp_path, monkeypatch, cap
     assert sampling._stopped(signal.SIGINT, "").exit_code == 130
     line = "SIGTERM: 8 of 12 images are written; start again to go on"
     assert capsys.readouterr().err == f"pit-jax: {line}\n"
-    found = files(out)
-    assert found == {name: files(eight)[name] for name in [f"{i:06d}.png" for i in range(8)]}
+    found = written(out)
+    assert found == {name: written(eight)[name] for name in [f"{i:06d}.png" for i in range(8)]}
     assert {p.name for p in out.iterdir()} == {"images", "sample.json"}
     monkeypatch.undo()
     assert cli.run(words) == 0
-    assert files(out) == files(eight)
+    assert written(out) == written(eight)
     np.testing.assert_array_equal(pixels(out), pixels(eight))
 
 

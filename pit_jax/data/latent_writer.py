@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pit_jax import files
 from pit_jax.data.latents import (
     DTYPE,
     LABEL,
@@ -20,7 +20,6 @@ from pit_jax.data.latents import (
     shard_name,
 )
 from pit_jax.errors import ConfigError
-from pit_jax.rundir import storage_error
 
 # One record a group: read at random. Uncompressed: float16 noise does not shrink.
 _OPTIONS = "group_size:1,uncompressed"
@@ -70,7 +69,7 @@ class Writer:
             _check_same(self.root / split, here, whole["splits"][split])
         else:
             whole["splits"][split] = here | {"files": {}}
-            _replace(self.root / MANIFEST, json.dumps(whole, indent=2) + "\n")
+            files.write(self.root / MANIFEST, json.dumps(whole, indent=2) + "\n")
 
     def span(self, shard: int) -> range:
         """The numbers of the examples of a shard."""
@@ -126,7 +125,7 @@ class Writer:
                 if writer.is_open():
                     writer.close()
                 temporary.unlink(missing_ok=True)
-        _replace(self._note(shard), json.dumps(facts))
+        files.write(self._note(shard), json.dumps(facts))
 
     def finish(self) -> None:
         """Writes the labels and completes the manifest; done before, it does nothing.
@@ -151,16 +150,13 @@ class Writer:
                 f" {self._path(absent[0]).name} first"
             )
         numbers = [note.get("labels") or _labels(self._path(i)) for i, note in enumerate(notes)]
-        temporary = labels.with_name(f".{labels.name}.tmp")
-        with _storing(labels):
-            with temporary.open("wb") as file:
-                np.save(file, np.concatenate([np.asarray(x, LABEL) for x in numbers]))
-            files = {labels.name: facts_of(temporary)}
-            temporary.replace(labels)
+        with files.whole(labels) as temporary, temporary.open("wb") as file:
+            np.save(file, np.concatenate([np.asarray(x, LABEL) for x in numbers]))
+        entries = {labels.name: facts_of(labels)}
         for shard, note in enumerate(notes):
-            files[self._path(shard).name] = {k: note[k] for k in ("sha256", "bytes")}
-        whole["splits"][self.split]["files"] = files
-        _replace(self.root / MANIFEST, json.dumps(whole, indent=2) + "\n")
+            entries[self._path(shard).name] = {k: note[k] for k in ("sha256", "bytes")}
+        whole["splits"][self.split]["files"] = entries
+        files.write(self.root / MANIFEST, json.dumps(whole, indent=2) + "\n")
         for shard in range(self.shards):
             self._note(shard).unlink(missing_ok=True)
 
@@ -224,15 +220,6 @@ def _storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise storage_error(path, error) from None
+        raise files.storage_error(path, error) from None
     except RuntimeError as error:  # of the writer in C++
-        raise storage_error(path, OSError(" ".join(str(error).split())[:200])) from None
-
-
-def _replace(path: Path, text: str) -> None:
-    """A reader finds the old bytes or the new ones, and no half of them."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with _storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        temporary.replace(path)
+        raise files.storage_error(path, OSError(" ".join(str(error).split())[:200])) from None

@@ -25,6 +25,7 @@ import numpy as np
 
 from pit_jax.data.sources import Source
 from pit_jax.errors import ConfigError, StorageError
+from pit_jax.files import sha256
 from pit_jax.models.normalisation import Normalisation
 
 MANIFEST = "latents.json"
@@ -261,6 +262,4 @@ def _manifest(root: Path, whole: dict[str, Any]) -> Manifest:
 
 def facts_of(path: Path) -> dict[str, Any]:
     """What the manifest keeps of a file: its SHA-256 sum and size."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"sha256": digest, "bytes": path.stat().st_size}
+    return {"sha256": sha256(path), "bytes": path.stat().st_size}

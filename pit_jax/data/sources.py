@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def training(data: Any) -> Source:
       ConfigError: as `load`, and if a class has fewer examples.
     """
     source = load(data, data.split)
-    return Few(source, data.per_class, data.per_class_seed) if data.per_class else source
+    return few(source, data.per_class, data.per_class_seed) if data.per_class else source
 
 
 def num_examples(data: Any, split: str) -> int | None:
@@ -125,31 +126,41 @@ class Digits(Source):
         return self._labels
 
 
-class Few(Source):
-    """`count` examples of each class of another source, drawn by `seed`, in its order."""
+class Part(Source):
+    """Examples `numbers` of another source, `whole`, in that order."""
 
-    def __init__(self, source: Source, count: int, seed: int):
-        self.name, self.num_classes = f"{count} a class of {source.name}", source.num_classes
-        self.native_shape, self.corrupt = source.native_shape, source.corrupt
-        labels = source.labels()
-        order = np.random.default_rng(seed).permutation(len(labels))
-        chosen = [order[labels[order] == label][:count] for label in range(self.num_classes)]
-        if short := [str(c) for c, found in enumerate(chosen) if len(found) < count]:
-            raise ConfigError(
-                f"config.data.per_class={count}, but {source.name} has fewer of"
-                f" class{'es' if len(short) > 1 else ''} {', '.join(short[:5])}"
-                f"{', ...' if len(short) > 5 else ''}"
-            )
-        self._source, self._rows = source, np.sort(np.concatenate(chosen))
+    def __init__(self, whole: Source, numbers: Sequence[int], name: str | None = None):
+        self.whole, self._numbers = whole, numbers
+        self.name, self.num_classes = name or whole.name, whole.num_classes
+        self.native_shape, self.record_shape = whole.native_shape, whole.record_shape
+        self.corrupt = whole.corrupt
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._numbers)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int] | None:
-        return self._source[int(self._rows[index])]
+        return self.whole[int(self._numbers[index])]
 
     def labels(self) -> np.ndarray:
-        return self._source.labels()[self._rows]
+        return self.whole.labels()[np.asarray(self._numbers)]
+
+
+def few(source: Source, count: int, seed: int) -> Part:
+    """`count` examples of each class of a source, drawn by `seed`, in its order.
+
+    Raises:
+      ConfigError: if a class has fewer.
+    """
+    labels = source.labels()
+    order = np.random.default_rng(seed).permutation(len(labels))
+    chosen = [order[labels[order] == label][:count] for label in range(source.num_classes)]
+    if short := [str(c) for c, found in enumerate(chosen) if len(found) < count]:
+        raise ConfigError(
+            f"config.data.per_class={count}, but {source.name} has fewer of"
+            f" class{'es' if len(short) > 1 else ''} {', '.join(short[:5])}"
+            f"{', ...' if len(short) > 5 else ''}"
+        )
+    return Part(source, np.sort(np.concatenate(chosen)), f"{count} a class of {source.name}")
 
 
 @functools.cache

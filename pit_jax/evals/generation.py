@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pit_jax import rundir
 from pit_jax.errors import ConfigError
 from pit_jax.evals import generator, networks, reference
 from pit_jax.evals.comparison import Description, compare
@@ -60,7 +61,10 @@ def evaluate(context: Context) -> Iterator[tuple[str, float]]:
         "reference": origin,
         "features": network.provenance(),
         "neighbourhood": k,
+        "batch_size": made_by.batch_size,
+        "environment": rundir.environment(network.sharding.mesh, jax.process_count()),
     }
+    del record["environment"]["uncommitted"]  # of the code, which env.json keeps
     if context.record:
         context.record("generation", record)
     say(summary(record))

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pit_jax.data import latent_origin
 from pit_jax.errors import ConfigError, NonFiniteLoss
+from pit_jax.models.transformer import compute_dtype
 from pit_jax.parallel.mesh import BATCH_AXES, batch_spec
 from pit_jax.validation import sample_batch
 from pit_jax.weights import autoencoder
@@ -139,7 +140,10 @@ class Generator:
             "path": self._config.autoencoder.weights,
             "sha256": self.decoder.sha256,
         }
+        with jax.set_mesh(self._mesh):
+            dtype = compute_dtype(self._config.model.dtype).name
         return {
+            "dtype": dtype,
             "sampler": options.sampler,
             "steps": options.steps,
             "eta": options.eta,

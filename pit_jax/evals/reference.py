@@ -18,7 +18,6 @@ and the same content makes the same bytes.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import zipfile
@@ -29,13 +28,12 @@ from typing import IO, Any
 import numpy as np
 from etils import epath
 
+from pit_jax import files
 from pit_jax.errors import ConfigError, StorageError
 from pit_jax.evals.comparison import Description
 from pit_jax.evals.statistics import Gaussian
-from pit_jax.rundir import storage_error
 
 _IMAGES, _LABELS = "arr_0", "arr_1"
-_CHUNK = 1 << 20  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +83,7 @@ def read(path: epath.PathLike) -> Reference:
             count = int(source.array("count", "iu", ())) if "count" in names else None
             description = Description(pool, spatial, features, count=count)
         provenance = source.provenance() if "provenance" in names else None
-    return Reference(epath.Path(path), sha256(path), images, description, provenance)
+    return Reference(epath.Path(path), files.sha256(path), images, description, provenance)
 
 
 def image_batches(path: epath.PathLike, batch_size: int) -> Iterator[np.ndarray]:
@@ -105,15 +103,6 @@ def image_batches(path: epath.PathLike, batch_size: int) -> Iterator[np.ndarray]
                 batch = (min(batch_size, count - start), *shape)
                 yield np.frombuffer(_exactly(file, math.prod(batch)), np.uint8).reshape(batch)
             _nothing_left(file)
-
-
-def sha256(path: epath.PathLike) -> str:
-    """Of a file's bytes, hexadecimal; read in pieces."""
-    digest = hashlib.sha256()
-    with epath.Path(path).open("rb") as file:
-        while piece := file.read(_CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def write_images(
@@ -314,17 +303,9 @@ def _new_member(
 
 
 def _write(path: epath.PathLike, content: Callable[[zipfile.ZipFile], None]) -> None:
-    """A reader finds the old file or the new one, and no half of it."""
-    target = epath.Path(path)
-    temporary = target.parent / f".{target.name}.tmp"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
-            content(archive)
-        temporary.replace(target)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise storage_error(target, error) from None
-        raise
+    with (
+        files.whole(path) as temporary,
+        temporary.open("wb") as file,
+        zipfile.ZipFile(file, "w") as archive,
+    ):
+        content(archive)

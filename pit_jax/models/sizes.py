@@ -56,20 +56,7 @@ def parse_name(name: str, sizes: str = "") -> dict:
     Raises:
       ConfigError: for any other name, listing the ones that would do.
     """
-    match = _NAME.fullmatch(name)
-    size = match["size"] if match else None
-    well_formed = (
-        match
-        and (size in tuple(sizes) if sizes else size is None)
-        and (match["family"] == "vit") == (match["patch"] is not None)
-    )
-    if not well_formed:
-        examples = [f"pit-{s}" for s in sizes] + [f"vit-{s}/2" for s in sizes]
-        raise ConfigError(
-            f"unknown model {name!r}: write one of {', '.join(examples or ['pit', 'vit/2'])}"
-            " (the number after the slash is the patch size)"
-        )
-    return dict(patch=int(match["patch"] or 1), **(SIZES[size] if size else {}))
+    return _parse(name, _NAME, "vit", SIZES, tuple(sizes), "")
 
 
 def parse_decoder(name: str) -> dict:
@@ -91,20 +78,27 @@ def parse_dit_name(name: str, sizes: Sequence[str] = ()) -> dict:
     Raises:
       ConfigError: for any other name, listing the ones that would do.
     """
-    match = _DIT_NAME.fullmatch(name)
+    return _parse(name, _DIT_NAME, "dit", DIT_SIZES, tuple(sizes), ": 1, 2, 4, 8 or 16")
+
+
+def _parse(
+    name: str, pattern: re.Pattern, family: str, table: dict, sizes: Sequence[str], patches: str
+) -> dict:
+    """What `parse_name` says, for a family beside PiT, its sizes and its patches."""
+    match = pattern.fullmatch(name)
     size = match["size"] if match else None
     well_formed = (
         match
         and (size in sizes if sizes else size is None)
-        and (match["family"] == "dit") == (match["patch"] is not None)
+        and (match["family"] == family) == (match["patch"] is not None)
     )
     if not well_formed:
-        examples = [f"pit-{s}" for s in sizes] + [f"dit-{s}/2" for s in sizes]
+        examples = [f"pit-{s}" for s in sizes] + [f"{family}-{s}/2" for s in sizes]
         raise ConfigError(
-            f"unknown model {name!r}: write one of {', '.join(examples or ['pit', 'dit/2'])}"
-            " (the number after the slash is the patch size: 1, 2, 4, 8 or 16)"
+            f"unknown model {name!r}: write one of {', '.join(examples or ['pit', f'{family}/2'])}"
+            f" (the number after the slash is the patch size{patches})"
         )
-    return dict(patch=int(match["patch"] or 1), **(DIT_SIZES[size] if size else {}))
+    return dict(patch=int(match["patch"] or 1), **(table[size] if size else {}))
 
 
 def num_kept(patches: int, mask_ratio: float) -> int:

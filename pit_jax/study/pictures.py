@@ -9,7 +9,7 @@ import matplotlib.figure
 import numpy as np
 
 from pit_jax.errors import PitError
-from pit_jax.rundir import storage_error
+from pit_jax.files import storage_error
 
 # Blue and orange of Okabe and Ito's palette, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pit_jax.data.augmentation import augment
 from pit_jax.evals import accuracy, reconstruction
 from pit_jax.evals.context import Context
 from pit_jax.models.attention import choose
@@ -46,17 +45,8 @@ class Autoencoder(ImageTask):
 
     def augment(self, batch: dict, key: jax.Array) -> dict:
         """uint8 images → {"image": float32, "noise": (B, h, w, latent) float32}."""
-        data = self.config.data
         image_key, noise_key = jax.random.split(key)
-        image, _ = augment(
-            batch["image"],
-            batch["label"],
-            image_key,
-            data.augmentation,
-            self.mean,
-            self.std,
-            data.num_classes,
-        )
+        image, _ = self.augmented(batch, image_key)
 
         def draw(row: jax.Array) -> jax.Array:
             return jax.random.normal(jax.random.fold_in(noise_key, row), self.latent_shape)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pit_jax.data.augmentation import augment
 from pit_jax.evals import accuracy
 from pit_jax.models import vit
 from pit_jax.perf import flops
@@ -29,16 +28,7 @@ class Classification(ImageTask):
 
     def augment(self, batch: dict, key: jax.Array) -> dict:
         """uint8 images and labels → {"image": float32, "target": (B, classes)}."""
-        data = self.config.data
-        image, target = augment(
-            batch["image"],
-            batch["label"],
-            key,
-            data.augmentation,
-            self.mean,
-            self.std,
-            data.num_classes,
-        )
+        image, target = self.augmented(batch, key)
         smoothing = self.config.train.label_smoothing
         return {"image": image, "target": optax.smooth_labels(target, smoothing)}
 

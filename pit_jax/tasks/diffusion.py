@@ -8,7 +8,6 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from pit_jax.data import latent_origin, latents
-from pit_jax.data.augmentation import augment
 from pit_jax.diffusion import guidance, samplers, schedule
 from pit_jax.diffusion.flow import Flow
 from pit_jax.diffusion.gaussian import Gaussian
@@ -95,15 +94,13 @@ class Diffusion(ImageTask):
 
     def _draw(self, batch: dict, key: jax.Array) -> jax.Array:
         """Images augmented, or latents drawn from their posterior: (B, H, W, C) float32."""
-        data = self.config.data
-        stored, label = batch["image"], batch["label"]
+        stored, flip = batch["image"], self.config.data.augmentation.flip
         if not self.stored:
-            options = data.augmentation
-            return augment(stored, label, key, options, self.mean, self.std, data.num_classes)[0]
+            return self.augmented(batch, key)[0]
 
         def one(stored: jax.Array, key: jax.Array) -> jax.Array:
             flip_key, normal_key = jax.random.split(key)
-            flipped = jax.random.bernoulli(flip_key, data.augmentation.flip)
+            flipped = jax.random.bernoulli(flip_key, flip)
             mean, deviation = stored[flipped * (self.flips - 1)].astype(jnp.float32)
             return mean + deviation * jax.random.normal(normal_key, mean.shape)
 

@@ -38,6 +38,16 @@ class ImageTask:
         """uint8 images as the model sees them, float32."""
         return normalise(images, self.mean, self.std)
 
+    def augmented(
+        self, batch: dict, key: jax.Array, options: Any = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """A batch's images changed as `options` say, by default the config's, and normalised,
+        (B, S, S, C) float32; and what their labels became, (B, classes)."""
+        data = self.config.data
+        options = data.augmentation if options is None else options
+        images, labels = batch["image"], batch["label"]
+        return augment(images, labels, key, options, self.mean, self.std, data.num_classes)
+
     def image_shape(self) -> tuple[int, int, int, int]:
         """Of one image as a batch."""
         return self.batch_shapes(1)["image"].shape
@@ -69,15 +79,7 @@ class ImageTask:
         for name in ("grayscale", "mixup", "cutmix", "randaugment", "erasing"):
             options[name] = 0.0
         options.jitter = (0.0, 0.0, 0.0, 0.0)
-        images, _ = augment(
-            batch["image"],
-            batch["label"],
-            jax.random.wrap_key_data(extra),
-            options,
-            self.mean,
-            self.std,
-            self.config.data.num_classes,
-        )
+        images, _ = self.augmented(batch, jax.random.wrap_key_data(extra), options)
         return self._vectors(params, batch, images)
 
     def _vectors(self, params: Any, batch: dict, images: jax.Array) -> dict[str, jax.Array]:

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pit_jax.data.augmentation import augment
 from pit_jax.evals import reconstruction
 from pit_jax.models import mae
 from pit_jax.models.embed import unpatchify
@@ -38,17 +37,8 @@ class MaskedAutoencoding(ImageTask):
 
     def augment(self, batch: dict, key: jax.Array) -> dict:
         """uint8 images → {"image": float32, "keep": (B, kept) int32}."""
-        data = self.config.data
         image_key, mask_key = jax.random.split(key)
-        image, _ = augment(
-            batch["image"],
-            batch["label"],
-            image_key,
-            data.augmentation,
-            self.mean,
-            self.std,
-            data.num_classes,
-        )
+        image, _ = self.augmented(batch, image_key)
         rows = jnp.arange(len(image))
         keys = jax.vmap(lambda i: jax.random.fold_in(mask_key, i))(rows)
         return {"image": image, "keep": self._draw(keys)}

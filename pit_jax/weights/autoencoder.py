@@ -6,7 +6,6 @@ write_diffusers(...)    a directory that diffusers' AutoencoderKL loads
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from pit_jax import files
 from pit_jax.errors import ConfigError
 from pit_jax.models.autoencoder import AutoencoderKL
 from pit_jax.models.normalisation import Normalisation
@@ -110,8 +110,7 @@ def sha256(path: epath.PathLike) -> str:
     """Of the file of weights that `load` reads, as sha256sum prints it."""
     source = _file(path)
     try:
-        with source.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return files.sha256(source)
     except OSError as error:
         raise ConfigError(f"{source} cannot be read: {error.strerror or error}") from None
 
@@ -170,7 +169,7 @@ def write_diffusers(
     root = epath.Path(directory)
     tensors.write(root / _FILE, names.to_diffusers(params))
     text = json.dumps(diffusers_config(model, normalisation), indent=2) + "\n"
-    tensors.write_whole(root / "config.json", text.encode())
+    files.write(root / "config.json", text.encode())
 
 
 def diffusers_config(model: AutoencoderKL, normalisation: Normalisation) -> dict[str, Any]:

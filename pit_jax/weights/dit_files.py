@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from pit_jax import tasks
+from pit_jax import files, tasks
 from pit_jax.errors import ConfigError
 from pit_jax.weights import diffusers_dit, public_dit, tensors, torch_file
 
@@ -27,7 +27,7 @@ def write_diffusers(directory: str, params: Mapping, config: Any) -> None:
     fields = diffusers_dit.config(model, data.image_size, data.channels)
     tensors.write(root / _FILE, found)
     text = json.dumps({"_class_name": _CLASS} | fields, indent=2) + "\n"
-    tensors.write_whole(root / "config.json", text.encode())
+    files.write(root / "config.json", text.encode())
 
 
 def write_public(path: str, params: Mapping, config: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from pit_jax import files
 from pit_jax.errors import ConfigError
 from pit_jax.weights import counterpart, huggingface, huggingface_mae, tensors
 
@@ -102,7 +103,7 @@ def write(directory: epath.PathLike, params: Mapping, config: Any) -> None:
     root = epath.Path(directory)
     tensors.write(root / "model.safetensors", counterpart.tensors(params, config))
     text = json.dumps(counterpart.description(config), indent=2) + "\n"
-    tensors.write_whole(root / "config.json", text.encode())
+    files.write(root / "config.json", text.encode())
 
 
 def _read_config(path: epath.Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Parameter trees as flat tensors, and the .safetensors files that hold them."""
 
-import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +9,9 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
+from pit_jax import files
 from pit_jax.errors import ConfigError, StorageError
 from pit_jax.parallel.rules import map_with_path
-from pit_jax.rundir import storage_error
 
 # Our own files carry their model's fields under this key of the safetensors metadata.
 _FIELDS = "pit_jax"
@@ -50,25 +49,7 @@ def write(path: epath.PathLike, flat: Mapping[str, np.ndarray], fields: dict | N
     """
     metadata = {_FIELDS: json.dumps(fields)} if fields is not None else {"format": "pt"}
     contiguous = {name: np.asarray(x, order="C") for name, x in flat.items()}
-    write_whole(path, safetensors.numpy.save(contiguous, metadata))
-
-
-def write_whole(path: epath.PathLike, content: bytes) -> None:
-    """Replaces a file: a reader finds the old bytes or the new ones, and no half of them.
-
-    Raises:
-      StorageError: if the file cannot be written; nothing of it stays then.
-    """
-    target = epath.Path(path)
-    temporary = target.parent / f".{target.name}.tmp"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            temporary.unlink(missing_ok=True)
-        raise storage_error(target, error) from None
+    files.write(path, safetensors.numpy.save(contiguous, metadata))
 
 
 def read(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict | None]:

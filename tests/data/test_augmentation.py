@@ -13,6 +13,8 @@ from PIL import Image
 from pit_jax import config
 from pit_jax.data import augmentation, colour
 
+from .images import as_float, from_pil, noise, to_pil
+
 resize_crop = jax.jit(augmentation.resize_crop, static_argnums=(2, 3))
 resize_crops = jax.jit(
     jax.vmap(augmentation.resize_crop, in_axes=(None, 0, None)), static_argnums=2
@@ -27,22 +29,6 @@ ALL_PER_EXAMPLE = {
     "grayscale": 0.5,
     "jitter": (0.4, 0.4, 0.4, 0.1),
 }
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def to_pil(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-
-
-def from_pil(image: Image.Image) -> np.ndarray:
-    return np.asarray(image, np.float32).reshape(image.height, image.width, -1)
-
-
-def as_float(image: np.ndarray) -> jax.Array:
-    return jnp.asarray(image, jnp.float32)
 
 
 def keys(n: int, seed: int = 0) -> jax.Array:

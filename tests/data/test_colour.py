@@ -4,28 +4,13 @@ import colorsys
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
 from pit_jax.data import colour
 
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def to_pil(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-
-
-def from_pil(image: Image.Image) -> np.ndarray:
-    return np.asarray(image, np.float32).reshape(image.height, image.width, -1)
-
-
-def as_float(image: np.ndarray) -> jax.Array:
-    return jnp.asarray(image, jnp.float32)
+from .images import as_float, from_pil, noise, to_pil
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.3, 1.0, 1.4, 2.5])

@@ -11,6 +11,7 @@ import pytest
 import scipy.linalg
 from jax.sharding import NamedSharding, PartitionSpec
 
+from pit_jax import files
 from pit_jax.config import base
 from pit_jax.data import pipeline, sources
 from pit_jax.errors import ConfigError
@@ -212,7 +213,7 @@ def test_a_reference_file_of_images_counts_as_its_images(config, tmp_path):
     assert found["fid"] == pytest.approx(distance(a, b), rel=1e-4)
     assert found["recall"] == pytest.approx(covered(b, a), abs=0.02)
     origin = said.records["generation"]["reference"]
-    assert origin["sha256"] == reference.sha256(config.eval.reference)
+    assert origin["sha256"] == files.sha256(config.eval.reference)
     assert origin["path"] == config.eval.reference
     assert origin["sha256"][:12] in said.lines[0]
 

@@ -237,7 +237,7 @@ def state(net) -> dict[str, np.ndarray]:
 
 @pytest.mark.parity
 @pytest.mark.parametrize("outputs", [3, 6])
-@pytest.mark.parametrize("patch", [1, 2, 4])
+@pytest.mark.parametrize("patch", [1, 2, 4, 8])
 def test_their_weights_compute_the_same_here(theirs, patch, outputs):
     """And go back bit for bit: nothing of theirs is missing or left over."""
     fields = {"patch": patch, "outputs": outputs, "position": "sincos2d", "depth": 2}

@@ -46,7 +46,7 @@ def get_config(arg="pit-l"):
     c.model.update(parse_dit_name(arg, sizes=tuple(DIT_SIZES)), name="dit", remat="auto")
     c.model.position = "learned" if c.model.patch == 1 else "sincos2d"
     c.data.update(name="latents", dir="latents", split="train", eval_split="validation")
-    c.data.update(image_size=32, channels=4)
+    c.data.update(latents_of="imagenet2012", image_size=32, channels=4)
     c.data.augmentation.flip = 0.5
     c.sample.update(sampler="ddpm", steps=250, guidance=1.5, guidance_channels=3)
     c.sample.update(num=50000, batch_size=256)

@@ -101,6 +101,7 @@ def encode(
         source=str(config.data.dir),
         resize=_RESIZE,
         versions={name: version(name) for name in _PACKAGES},
+        weights_sha256=loaded.weights_sha256,
     )
     writers: dict[str, Writer] = {}
     for turn in range(2):  # process 0 makes the manifest, the others find it

@@ -64,7 +64,7 @@ def write(
     if count is not None:
         source = _spread(source, count)
     reader = pipeline.Reader(source, data, train=False)
-    batches = _batches(reader, mesh, data.workers)
+    stream = batches(reader, mesh, data.workers)
     origin = {
         "data": data.name,
         "split": split or data.split,
@@ -73,16 +73,16 @@ def write(
         "image_size": data.image_size,
     }
     writes = jax.process_index() == 0
-    with jax.set_mesh(mesh), contextlib.closing(batches):
+    with jax.set_mesh(mesh), contextlib.closing(stream):
         if network:
-            found = networks.describe(network, batches, len(reader))
+            found = networks.describe(network, stream, len(reader))
             origin |= {"images": found.count, "features": network.provenance()}
             if writes:
                 reference.write_description(out, found, origin)
             what = f"statistics of {found.count} images"
         else:
             shape = (len(reader), data.image_size, data.image_size, 3)
-            coloured = (x if x.shape[-1] == 3 else x.repeat(3, -1) for x in batches)
+            coloured = (x if x.shape[-1] == 3 else x.repeat(3, -1) for x in stream)
             if writes:
                 reference.write_images(out, coloured, shape, origin)
             else:  # the devices of all processes make every batch
@@ -103,7 +103,7 @@ def _spread(source: sources.Source, count: int) -> sources.Part:
     return sources.Part(source, numbers)
 
 
-def _batches(reader: pipeline.Reader, mesh: Any, workers: int) -> Iterator[np.ndarray]:
+def batches(reader: pipeline.Reader, mesh: Any, workers: int) -> Iterator[np.ndarray]:
     """All images in order, whole on every process; those that are corrupt are left out."""
     split = NamedSharding(mesh, meshes.batch_spec())
     whole = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))

@@ -35,6 +35,8 @@ _DESCRIPTION, _NPZ = "sample.json", "samples.npz"
 # on where something lies, nor (but for rounding) on the devices and the size of a batch.
 _MAY_DIFFER = ("run", "num", "done", "npz_sha256", "batch_size", "environment")
 _MAY_DIFFER += ("decoder.path", "decoder.name")
+# What samples of old do not say, because there was no other.
+_LATER = {"spacing": "linspace"}
 _LINES = 10  # at most, where there is no bar
 _READ = 64  # images read back at a time
 
@@ -232,11 +234,11 @@ def _begin(target: epath.Path, description: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"--out {target}: {error.strerror or error}") from None
     except ValueError:
         raise StorageError(f"{path} is damaged: sample into another directory") from None
-    old, new = _flat(before), _flat(json.loads(json.dumps(description)))
+    old, new = _LATER | _flat(before), _flat(json.loads(json.dumps(description)))
     differs = [
         f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
         for name in dict.fromkeys((*new, *old))
-        if old.get(name) != new.get(name) and not _may_differ(name)
+        if old.get(name) != new.get(name) and not _may_differ(name, old)
     ]
     if differs:
         raise ConfigError(
@@ -251,8 +253,11 @@ def _begin(target: epath.Path, description: dict[str, Any]) -> dict[str, Any]:
     return before
 
 
-def _may_differ(name: str) -> bool:
-    return name in _MAY_DIFFER or name.startswith("environment.")
+def _may_differ(name: str, old: dict[str, Any]) -> bool:
+    # A decoder is its weights, in whichever file; samples of old say only the file's sum.
+    by_weights = "decoder.weights_sha256" in old
+    ignored = "decoder.sha256" if by_weights else "decoder.weights_sha256"
+    return name in (*_MAY_DIFFER, ignored) or name.startswith("environment.")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

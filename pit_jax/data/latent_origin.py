@@ -24,6 +24,8 @@ class Origin:
     autoencoder, autoencoder_sha256: its name, and of its file of weights.
     normalisation: what the model sees the latents through.
     image_set, image_size: of the images, in pixels; kept for people.
+    weights_sha256: of the autoencoder's weights, whatever file holds them; "" where a store or
+      a run of old does not say it.
     """
 
     autoencoder: str
@@ -31,6 +33,14 @@ class Origin:
     normalisation: Normalisation
     image_set: str
     image_size: int
+    weights_sha256: str = ""
+
+    def is_of(self, sha256: str, weights_sha256: str) -> bool:
+        """Whether that autoencoder made them: by its weights where both are known, else by the
+        file that they came from."""
+        if self.weights_sha256 and weights_sha256:
+            return self.weights_sha256 == weights_sha256
+        return self.autoencoder_sha256 == sha256
 
     def check_same(self, other: "Origin", here: str, there: str) -> None:
         """Refuses latents that a model which learnt `other`'s does not know.
@@ -41,7 +51,7 @@ class Origin:
         Raises:
           ConfigError: if they are of another autoencoder, or normalised otherwise.
         """
-        if self.autoencoder_sha256 != other.autoencoder_sha256:
+        if not self.is_of(other.autoencoder_sha256, other.weights_sha256):
             raise ConfigError(
                 f"config.data.dir={here} was encoded by {self._named()}, but {there} was trained"
                 f" on latents of {other._named()}: name a store of that one"
@@ -51,6 +61,9 @@ class Origin:
                 f"config.data.dir={here} has {self.normalisation}, but {there} was trained with"
                 f" {other.normalisation}: name the store that it was trained on"
             )
+
+    def __str__(self) -> str:
+        return f"{self._named()} with {self.normalisation}"
 
     def _named(self) -> str:
         return f"{self.autoencoder} ({self.autoencoder_sha256[:12]})"
@@ -123,6 +136,25 @@ def check_start(config: Any, run: RunDir) -> Origin | None:
     return origin
 
 
+def difference(config: Any) -> str | None:
+    """A warning where a run starts from the weights of one on latents of another kind.
+
+    Fine-tuning may mean to do that, so it is no refusal. Of a file of weights nothing is known.
+    """
+    if config.data.name != "latents" or not config.init_from:
+        return None
+    ours, theirs = of_store(config.data), of_run(RunDir(config.init_from))
+    if ours is None or theirs is None:
+        return None
+    same = ours.is_of(theirs.autoencoder_sha256, theirs.weights_sha256)
+    if same and ours.normalisation == theirs.normalisation:
+        return None
+    return (
+        f"config.init_from={config.init_from} learnt latents of {theirs}; config.data.dir="
+        f"{config.data.dir} holds those of {ours}: what it knows may help little"
+    )
+
+
 def check_restored(config: Any, run: RunDir) -> Origin | None:
     """What a trained run knows of its latents, whether or not the store is there still.
 
@@ -149,13 +181,14 @@ def load_autoencoder(config: Any, origin: Origin | None) -> autoencoder.Loaded:
       StorageError: if the file is damaged.
     """
     path = config.autoencoder.weights
-    if origin and autoencoder.sha256(path) != origin.autoencoder_sha256:
+    found = autoencoder.find(path)
+    if origin and not origin.is_of(found.sha256, found.weights_sha256):
         raise ConfigError(
             f"config.autoencoder.weights={path} is not {origin._named()}, which made the latents"
             f" of {origin.image_set} that the model knows: name that one"
         )
     # They were normalised as their store says, wherever the weights came from.
-    loaded = autoencoder.load(path, origin.normalisation if origin else None)
+    loaded = found.loaded(origin.normalisation if origin else None)
     if loaded.model.latent != config.data.channels:
         raise ConfigError(
             f"config.autoencoder.weights={path} has latents of {loaded.model.latent} channels,"

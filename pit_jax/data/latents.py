@@ -45,12 +45,14 @@ class Manifest:
       shape: (h, w, c) of one image's latents.
       flips: 1, or 2 if the mirror image was encoded, too.
       autoencoder: its name.
-      autoencoder_sha256: of its file of weights.
+      autoencoder_sha256: of its file of weights, as sha256sum prints it.
       normalisation: what a diffusion model should see is `normalisation.apply(latents)`.
       encoder_dtype: of the encoder's products; "" where a store of old does not say it.
       source: the directory that the images were read from, "" if the set needs none.
       resize: how images came to their size.
       versions: of the packages that began the store, recorded but never compared.
+      weights_sha256: of the autoencoder's weights, whatever file holds them; "" where a store
+        of old does not say it.
     """
 
     image_set: str
@@ -65,6 +67,7 @@ class Manifest:
     source: str = ""
     resize: str = ""
     versions: Mapping[str, str | None] = dataclasses.field(default_factory=dict, compare=False)
+    weights_sha256: str = ""
 
     def record_shape(self) -> tuple[int, ...]:
         """(flips, 2, h, w, c) of one record's numbers."""
@@ -84,7 +87,8 @@ class LatentSource(Source):
     Args:
       directory: what `Writer` wrote.
       split: of it.
-      autoencoder_sha256: what decodes samples later; None does not compare.
+      autoencoder_sha256: of what decodes samples later, its file's or its weights'; None does
+        not compare.
 
     Attributes:
       manifest: what the latents are.
@@ -106,7 +110,7 @@ class LatentSource(Source):
         self.native_shape, self.record_shape = self.manifest.shape[:2], self.manifest.record_shape()
         self.name = f"{self.manifest.image_set}/{split} in {root}"
         theirs = self.manifest.autoencoder_sha256
-        if autoencoder_sha256 not in (None, theirs):
+        if autoencoder_sha256 not in (None, theirs, self.manifest.weights_sha256):
             raise ConfigError(
                 f"{root} was encoded by {self.manifest.autoencoder} ({theirs[:12]}…), not by the"
                 f" autoencoder named ({autoencoder_sha256[:12]}…): encode again, or name that one"
@@ -220,6 +224,12 @@ def read(directory: str | Path) -> Manifest:
     """
     root = local(directory)
     return _manifest(root, read_manifest(root))
+
+
+def count(directory: str | Path, split: str) -> int | None:
+    """Examples of a split, be it finished or not; None if there is no such split."""
+    found = read_manifest(local(directory))["splits"].get(split)
+    return found["count"] if found else None
 
 
 def read_manifest(root: Path) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
+from pit_jax.errors import StopAsked
 from pit_jax.evals.features import Features, extract
 
 
@@ -30,6 +31,8 @@ class Context:
         None likewise.
       say: takes a line or more for people; None where nobody reads.
       network: loads what `eval.features` names, given also `eval.resize` and a mesh.
+      stopped: the signal to stop for, 0 for none; all processes ask alike. None where nobody
+        may ask.
       kept: what evaluations load or compile once, by a name of theirs; stays from step to step.
     """
 
@@ -43,7 +46,24 @@ class Context:
     record: Callable[[str, dict[str, Any]], None] | None = None
     say: Callable[[str], None] | None = None
     network: Callable[[str, str, jax.sharding.Mesh], Any] | None = None
+    stopped: Callable[[], int] | None = None
     kept: dict[Any, Any] = dataclasses.field(default_factory=dict)
+
+    def until_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The same batches, for evaluations that take minutes.
+
+        Raises:
+          StopAsked: before the next of them, once a stop was asked for.
+        """
+        remaining = iter(batches)
+        while True:
+            if self.stopped and (signal := self.stopped()):
+                raise StopAsked(signal)
+            try:
+                batch = next(remaining)
+            except StopIteration:
+                return
+            yield batch
 
     @functools.cached_property
     def features(self) -> tuple[Features, Features]:

@@ -6,7 +6,6 @@ of the same classifier.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,13 +14,11 @@ import numpy as np
 
 from pit_jax import rundir
 from pit_jax.errors import ConfigError
-from pit_jax.evals import generator, networks, reference
+from pit_jax.evals import generator, networks, real_images
 from pit_jax.evals.comparison import Description, compare
 from pit_jax.evals.context import Context
 from pit_jax.evals.networks import Network
 from pit_jax.weights.inception import PUBLIC_FILE
-
-_BATCH = 256  # images of a reference file that are read at a time
 
 
 def evaluate(context: Context) -> Iterator[tuple[str, float]]:
@@ -38,37 +35,68 @@ def evaluate(context: Context) -> Iterator[tuple[str, float]]:
       NonFiniteLoss: if a sample is not finite.
     """
     config, say = context.config, context.say or (lambda text: None)
-    count, k = config.sample.num, config.eval.neighbourhood
-    if count <= k:
-        raise ConfigError(
-            f"config.sample.num={count} images are too few for {k} neighbours: write more than"
-            f" {k}, 50000 for numbers that compare with published ones"
-        )
-    network = load_network(config.eval.features, config.eval.resize, context)
+    count = config.sample.num
+    check_count(count, config, f"config.sample.num={count} images are")
+    network = load_network(config, context)
     made_by = generator.of(context)
     network.check(made_by.image_shape, "generated images")
-    real, origin = _reference(context, network)
+    real = _real(context, network)
     indices = np.arange(count)
     labels, choice = generator.choose_labels(config, indices)
-    generated = networks.describe(network, made_by.batches(labels, indices), count, features=None)
-    found = named(network, compare(generated, real, k=k, mesh=network.sharding.mesh))
-    record = {
-        "metrics": found,
-        "samples": count,
+    batches = context.until_stopped(made_by.batches(labels, indices))
+    generated = networks.describe(network, batches, count, features=None)
+    made = {
         "checkpoint_step": int(context.state.step),
         "ema": config.optim.ema > 0,
         **made_by.provenance(choice),
-        "reference": origin,
-        "features": network.provenance(),
-        "neighbourhood": k,
         "batch_size": made_by.batch_size,
-        "environment": rundir.environment(network.sharding.mesh, jax.process_count()),
     }
-    del record["environment"]["uncommitted"]  # of the code, which env.json keeps
+    record = measured(config, network, generated, real, made)
     if context.record:
         context.record("generation", record)
     say(summary(record))
-    yield from found.items()
+    yield from record["metrics"].items()
+
+
+def check_count(count: int, config: Any, whose: str) -> None:
+    """Refuses fewer images than `eval.neighbourhood` needs; `whose` begins the sentence."""
+    k = config.eval.neighbourhood
+    if count <= k:
+        raise ConfigError(
+            f"{whose} too few for {k} neighbours: write more than {k}, 50000 for numbers that"
+            " compare with published ones"
+        )
+
+
+def measured(
+    config: Any,
+    network: Network,
+    generated: Description,
+    real: tuple[Description, dict[str, Any]],
+    made: dict[str, Any],
+) -> dict[str, Any]:
+    """The record of a comparison: "metrics", and all that they depend on, as JSON knows it.
+
+    Args:
+      config: resolved; `eval.neighbourhood` counts.
+      network: that looked at both sets.
+      generated: what is measured.
+      real: what `real_images.describe` returns.
+      made: how the generated images were.
+    """
+    k, mesh = config.eval.neighbourhood, network.sharding.mesh
+    description, origin = real
+    environment = rundir.environment(mesh, jax.process_count())
+    del environment["uncommitted"]  # of the code, which env.json keeps
+    return {
+        "metrics": named(network, compare(generated, description, k=k, mesh=mesh)),
+        "samples": generated.count,
+        **made,
+        "reference": origin,
+        "features": network.provenance(),
+        "neighbourhood": k,
+        "environment": environment,
+    }
 
 
 def named(network: Network, found: dict[str, float]) -> dict[str, float]:
@@ -82,7 +110,7 @@ def named(network: Network, found: dict[str, float]) -> dict[str, float]:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """What the numbers of a record were measured on, in three lines for people."""
+    """What the numbers of a record were measured on, in a few lines for people."""
     guided = f"guidance {record['guidance']:g}"
     if record["guidance"] != 1:
         low, high = record["guidance_interval"]
@@ -93,7 +121,8 @@ def summary(record: dict[str, Any]) -> str:
     parts = [
         f"{record['samples']} samples of step {record['checkpoint_step']}",
         "EMA weights" if record["ema"] else "weights without EMA",
-        f"{record['sampler']} {record['steps']} steps",
+        f"{record['sampler']} {record['steps']} steps"
+        + (f" ({record['spacing']})" if record.get("spacing", "linspace") != "linspace" else ""),
         *([f"eta {record['eta']:g}"] if record["eta"] else []),
         *(["clipped"] if record["clip"] else []),
         guided,
@@ -107,123 +136,58 @@ def summary(record: dict[str, Any]) -> str:
         else f"{origin['images']} images of {origin['data']}, {origin['split']}"
     )
     how = f", resized as {features['resize']} does" if features["resize"] else ""
+    file = record.get("file")
     return "\n".join(
         (
             f"generation: {', '.join(parts)}",
+            *([f"  samples   {file['path']} ({file['sha256'][:12]})"] if file else []),
             f"  reference {where}",
             f"  features  {features['path']} ({features['sha256'][:12]}){how}",
         )
     )
 
 
-def load_network(features: str, resize: str, context: Context) -> Network:
-    """The network that `eval.features` names, a file of Inception's or a classifier's run."""
-    if not features:
+def check_features(config: Any) -> None:
+    """Refuses a config that names no network."""
+    if not config.eval.features:
         raise ConfigError(
             f"config.eval.features is empty: write the path of {PUBLIC_FILE} (published with"
             " pytorch-fid) for FID, or the run directory of a classifier for its own distance"
         )
+
+
+def load_network(config: Any, context: Context) -> Network:
+    """The network that `eval.features` names, a file of Inception's or a classifier's run."""
+    check_features(config)
     mesh = context.steps.batch_sharding.mesh
+    features, resize = config.eval.features, config.eval.resize
     key = ("features", features, resize)
     if key not in context.kept:
         context.kept[key] = (context.network or networks.inception)(features, resize, mesh)
     return context.kept[key]
 
 
-# The reference ----------------------------------------------------------------------------
-
-
-def _reference(context: Context, network: Network) -> tuple[Description, dict[str, Any]]:
+def _real(context: Context, network: Network) -> tuple[Description, dict[str, Any]]:
     """The real images as the network sees them, described once a run; and what they are."""
     config = context.config
     key = ("reference", config.eval.reference, network.path, network.resize)
     if key not in context.kept:
-        if config.eval.reference:
-            found = of_file(config.eval.reference, network)
-        elif config.data.name == "latents":
-            raise ConfigError(
-                "config.eval.reference is empty, and a set of latents has no images to compare"
-                " with: write the .npz file of a reference (`pit-jax data stats` makes it)"
-            )
-        else:
-            found = _of_training_set(context, network)
+        found = real_images.describe(config, network, lambda: _training_set(context))
         context.kept[key] = found
-    description, origin = context.kept[key]
-    k = config.eval.neighbourhood
-    if description.features is not None and len(description.features) <= k:
-        raise ConfigError(
-            f"the reference has {len(description.features)} images or features, too few for"
-            f" config.eval.neighbourhood={k}"
-        )
-    return description, origin
+    return context.kept[key]
 
 
-def of_file(path: str, network: Network) -> tuple[Description, dict[str, Any]]:
-    """The description that a file holds, or that of its images.
-
-    Statistics count where a file has both, and its images serve precision and recall, as in
-    ADM's evaluator.
-
-    Raises:
-      ConfigError: if the statistics are of another network and there are no images.
-    """
-    found = reference.read(path)
-    origin = {"path": str(path), "sha256": found.sha256, "provenance": found.provenance}
-    whole = found.description
-    if whole is not None and (problem := _of_another(found, network)):
-        if found.images is None:
-            raise ConfigError(f"{path}: {problem}")
-        whole = None
-    if found.images is None or (whole is not None and whole.features is not None):
-        return whole, origin
-    network.check(found.images[1:], f"the images of {path}")
-    count = found.images[0]
-    of_images = networks.describe(network, reference.image_batches(path, _BATCH), count)
-    if whole is None:
-        return of_images, origin
-    return dataclasses.replace(whole, features=of_images.features), origin
-
-
-def _of_another(found: reference.Reference, network: Network) -> str | None:
-    """Why the statistics of a file cannot be this network's; None if they can."""
-    said = (found.provenance or {}).get("features")
-    dim = len(found.description.pool.mean)
-    remedy = "make statistics with `pit-jax data stats --features`, or give the images"
-    if said:
-        if said.get("sha256") != network.sha256:
-            return f"its statistics are of {said.get('path')}, not of {network.path}: {remedy}"
-        if said.get("resize") != network.resize:
-            return (
-                f"its statistics are of images resized as {said.get('resize')} does:"
-                f" write config.eval.resize={said.get('resize')!r}"
-            )
-    elif network.name != "inception":
-        return f"its statistics are not said to be of {network.path}: {remedy}"
-    if dim != network.dim:
-        return f"its statistics have {dim} dimensions, {network.path} has {network.dim}: {remedy}"
-    return None
-
-
-def _of_training_set(context: Context, network: Network) -> tuple[Description, dict[str, Any]]:
-    data = context.config.data
+def _training_set(context: Context) -> real_images.Images:
     pipeline = context.training()
-    batches = pipeline.evaluate()
     read = context.steps.read(_rows)
 
     def images() -> Iterator[np.ndarray]:
-        with contextlib.closing(batches):
-            for batch in batches:
+        with contextlib.closing(pipeline.evaluate()) as batches:
+            for batch in context.until_stopped(batches):
                 found = jax.device_get(read(context.state.eval_params, batch, np.int32(0)))
                 yield found["image"][found["mask"] > 0]
 
-    description = networks.describe(network, images(), len(pipeline.reader))
-    origin = {
-        "data": data.name,
-        "split": data.split,
-        "per_class": data.per_class,
-        "images": description.count,
-    }
-    return description, origin
+    return len(pipeline.reader), images()
 
 
 def _rows(params: Any, batch: dict, extra: jax.Array) -> dict[str, jax.Array]:

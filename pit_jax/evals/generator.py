@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,13 +11,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pit_jax.data import latent_origin
 from pit_jax.errors import ConfigError, NonFiniteLoss
+from pit_jax.models.autoencoder import AutoencoderKL
+from pit_jax.models.normalisation import Normalisation
 from pit_jax.models.transformer import compute_dtype
 from pit_jax.parallel.mesh import BATCH_AXES, batch_spec
 from pit_jax.validation import sample_batch
 from pit_jax.weights import autoencoder
 
 # Latents that a device decodes at once: its activations are 500 times as large as they are.
-_DECODED_AT_ONCE = 8
+DECODED_AT_ONCE = 8
 
 
 class Generator:
@@ -109,7 +111,7 @@ class Generator:
             return self._decoded(np.asarray(x)[:count], indices)
 
     def _decoded(self, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        size = min(_DECODED_AT_ONCE * self._ways, -(-len(x) // self._ways) * self._ways)
+        size = decode_size(len(x), self._ways)
         parts = []
         for start in range(0, len(x), size):
             part = x[start : start + size]
@@ -139,6 +141,7 @@ class Generator:
             "name": self.decoder.name,
             "path": self._config.autoencoder.weights,
             "sha256": self.decoder.sha256,
+            "weights_sha256": self.decoder.weights_sha256,
         }
         with jax.set_mesh(self._mesh):
             dtype = compute_dtype(self._config.model.dtype).name
@@ -146,6 +149,7 @@ class Generator:
             "dtype": dtype,
             "sampler": options.sampler,
             "steps": options.steps,
+            "spacing": options.spacing,
             "eta": options.eta,
             "clip": options.clip,
             "guidance": options.guidance,
@@ -237,19 +241,27 @@ def _load_decoder(config: Any, origin: latent_origin.Origin | None) -> autoencod
     return latent_origin.load_autoencoder(config, origin)
 
 
-def _decoding(loaded: autoencoder.Loaded, mesh: Mesh):
-    """Normalised latents (B, h, w, c), split over devices → whole grey levels (B, S, S, C),
-    not limited: an infinite one would pass as white."""
+def decode_size(count: int, ways: int) -> int:
+    """Latents that are decoded together, of so many in a batch split so many ways."""
+    return min(DECODED_AT_ONCE, -(-count // ways)) * ways
+
+
+def decoding(model: AutoencoderKL, normalisation: Normalisation, mesh: Mesh) -> Callable:
+    """Jitted: parameters, normalised latents (B, h, w, c), split over the mesh → whole grey
+    levels (B, S, S, C), not limited: an infinite one would pass as white."""
     # What is measured keeps its digits: bfloat16 would be an error of its own in an image.
-    model = loaded.model.clone(dtype="float32")
+    model = model.clone(dtype="float32")
     whole = NamedSharding(mesh, PartitionSpec())
 
     def decode(params: Any, x: jax.Array) -> jax.Array:
-        x = loaded.normalisation.invert(x)
-        x = model.apply({"params": params}, x, method="decode")
+        x = model.apply({"params": params}, normalisation.invert(x), method="decode")
         return (x + 1) * 127.5
 
     shardings = (whole, NamedSharding(mesh, batch_spec()))
-    jitted = jax.jit(decode, in_shardings=shardings, out_shardings=whole)
+    return jax.jit(decode, in_shardings=shardings, out_shardings=whole)
+
+
+def _decoding(loaded: autoencoder.Loaded, mesh: Mesh) -> Callable:
+    whole = NamedSharding(mesh, PartitionSpec())
     params = jax.tree.map(lambda x: _put(np.asarray(x), whole), loaded.params)
-    return functools.partial(jitted, params)
+    return functools.partial(decoding(loaded.model, loaded.normalisation, mesh), params)

@@ -25,7 +25,8 @@ def evaluate(context: Context) -> Iterator[tuple[str, float]]:
     else:
         labels, names = np.array([classes]), ["samples"]
     indices = np.arange(len(labels) * columns)
-    images = generator.of(context).images(labels.repeat(columns), indices)
+    batches = generator.of(context).batches(labels.repeat(columns), indices)
+    images = np.concatenate(list(context.until_stopped(batches)))
     if context.draw:
         rows = images.reshape(len(labels), columns, *images.shape[1:])
         context.draw("samples", grid(dict(zip(names, rows, strict=True))))

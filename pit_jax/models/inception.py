@@ -219,6 +219,9 @@ def resize_matrix(size: int, target: int, how: str) -> np.ndarray:
     align_corners); beyond the first or last value that value holds.
     """
     half = {"tensorflow": 0.0, "pytorch": 0.5}[how]
-    at = np.clip((np.arange(target) + half) * size / target - half, 0, size - 1)
+    # Both round the step and the places to float32: exact ones lie up to 1e-4 pixels elsewhere.
+    step = np.float64(np.float32(size) / np.float32(target))
+    at = ((np.arange(target) + half) * step - half).astype(np.float32)
+    at = np.clip(at, 0, size - 1).astype(np.float64)
     distance = np.abs(at[:, None] - np.arange(size))
     return np.maximum(0, 1 - distance).astype(np.float32)

@@ -1,11 +1,13 @@
 """Files of autoencoders: what public ones hold, and our own .safetensors form.
 
 load(path)              diffusers' directory or file, latent diffusion's file, or our own
+find(path)              the same, before its normalisation is settled
 write(path, ...)        our own form: architecture and normalisation in the metadata
 write_diffusers(...)    a directory that diffusers' AutoencoderKL loads
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -51,6 +53,7 @@ class Loaded:
       params: a nested dict of float32 NumPy arrays.
       normalisation: of its latents.
       sha256: of the file of weights, as sha256sum prints it.
+      weights_sha256: of the weights, whatever file holds them, see `weights_sha256`.
       name: of the directory or file it lay in, or was written under.
     """
 
@@ -58,7 +61,44 @@ class Loaded:
     params: Any
     normalisation: Normalisation
     sha256: str
+    weights_sha256: str
     name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a file holds; the fields of `Loaded`, but the normalisation as far as it says one."""
+
+    model: AutoencoderKL
+    params: Any
+    said: Normalisation | None
+    sha256: str
+    weights_sha256: str
+    name: str
+    source: str
+
+    def loaded(self, normalisation: Normalisation | None = None) -> Loaded:
+        """With the normalisation that the file says, else this one, else Stable Diffusion's.
+
+        Raises:
+          ConfigError: if nothing says it, or file and argument say different ones.
+        """
+        if self.said and normalisation and self.said != normalisation:
+            raise ConfigError(
+                f"{self.source} has {self.said}, another was asked for: {normalisation}"
+            )
+        chosen = self.said or normalisation
+        if chosen is None and self.model.latent == 4:
+            chosen = Normalisation(scale=_STABLE_DIFFUSION)
+        if chosen is None:
+            raise ConfigError(
+                f"{self.source} does not say how its {self.model.latent}-channel latents are"
+                " scaled: put the config.json with its scaling_factor beside it, or give the"
+                " factor"
+            )
+        chosen.check_channels(self.model.latent)
+        same = (self.sha256, self.weights_sha256, self.name)
+        return Loaded(self.model, self.params, chosen, *same)
 
 
 def load(path: epath.PathLike, normalisation: Normalisation | None = None) -> Loaded:
@@ -74,6 +114,16 @@ def load(path: epath.PathLike, normalisation: Normalisation | None = None) -> Lo
     Raises:
       ConfigError: if it is no autoencoder that ours can express, a parameter is not finite,
         nothing says the normalisation, or file and argument say different ones.
+      StorageError: if a file is damaged.
+    """
+    return find(path).loaded(normalisation)
+
+
+def find(path: epath.PathLike) -> Found:
+    """What `load` loads, before its normalisation is settled.
+
+    Raises:
+      ConfigError: if it is no autoencoder that ours can express, or a parameter is not finite.
       StorageError: if a file is damaged.
     """
     given, source = epath.Path(path), _file(path)
@@ -92,18 +142,21 @@ def load(path: epath.PathLike, normalisation: Normalisation | None = None) -> Lo
                 f"{source}: {parameter} is not finite: name another file, the training that left"
                 " this one diverged or the file is damaged"
             )
-    if said and normalisation and said != normalisation:
-        raise ConfigError(f"{source} has {said}, another was asked for: {normalisation}")
-    chosen = said or normalisation
-    if chosen is None and model.latent == 4:
-        chosen = Normalisation(scale=_STABLE_DIFFUSION)
-    if chosen is None:
-        raise ConfigError(
-            f"{source} does not say how its {model.latent}-channel latents are scaled: put the"
-            " config.json with its scaling_factor beside it, or give the factor"
-        )
-    chosen.check_channels(model.latent)
-    return Loaded(model, params, chosen, sha256(path), name)
+    identity = weights_sha256(model, params)
+    return Found(model, params, said, sha256(path), identity, name, str(source))
+
+
+def weights_sha256(model: AutoencoderKL, params: Mapping) -> str:
+    """SHA-256 of what an autoencoder computes with: the same from any file that holds it.
+
+    Over the number of groups, which no weight shows, and of each parameter, sorted by its
+    path: path, shape and float32 numbers.
+    """
+    digest = hashlib.sha256(f"groups {model.groups}\n".encode())
+    for path, value in sorted(tensors.flatten(params).items()):
+        digest.update(f"{path} {list(value.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(value, "<f4").data)
+    return digest.hexdigest()
 
 
 def sha256(path: epath.PathLike) -> str:

@@ -34,6 +34,8 @@ def check_loss(config: Any) -> None:
         raise ConfigError(
             "--against torch knows the squared error alone: --config.diffusion.learn_sigma=False"
         )
+    if config.model.token_drop:
+        raise ConfigError("--against torch trains on all tokens: --config.model.token_drop=0")
 
 
 def library(config: Any) -> str:

@@ -130,7 +130,7 @@ def check_expressible(model: DiT, implementation: str, more: Mapping[str, tuple]
     Raises:
       ConfigError: naming the field.
     """
-    possible = {"position": ("learned", "sincos2d"), "norm_eps": (1e-6,)}
+    possible = {"position": ("learned", "sincos2d"), "norm_eps": (1e-6,), "window": ((),)}
     for field, values in (possible | dict(more)).items():
         value = getattr(model, field)
         if value not in values:

@@ -23,7 +23,8 @@ from pit_jax.weights import (
     tensors,
 )
 
-GROUPS = ("mae", "diffusion")  # tasks whose own fields shape the model
+# Tasks and models whose own fields shape the model.
+GROUPS = ("mae", "diffusion", "autoregressive", "convnet", "perceiver")
 
 
 def export_weights(
@@ -159,5 +160,6 @@ def _described(root: epath.Path) -> Any:
 
 
 def _model_fields(config: Any) -> dict[str, Any]:
-    kept = ("task", "model.", "data.", *((f"{config.task}.",) if config.task in GROUPS else ()))
+    own = {config.task, config.model.name}.intersection(GROUPS)
+    kept = ("task", "model.", "data.", *(f"{group}." for group in own))
     return {k: v for k, v in flatten(config).items() if k.startswith(kept)}

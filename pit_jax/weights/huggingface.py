@@ -97,9 +97,12 @@ def check_expressible(model: Any, name: str = "ViT") -> None:
     parts.check_expressible(
         name,
         {
+            "model.name": (model.name, ("vit",)),
             "model.pool": (model.pool, ("cls",)),
             "model.embed": (model.embed, ("linear",)),
             "model.position": (model.position, ("learned", "sincos2d")),
             "model.layer_scale": (model.layer_scale, (0,)),
+            "model.window": (model.window, ((),)),
+            "model.order": (model.order, ("raster",)),
         },
     )

@@ -8,6 +8,7 @@ from etils import epath
 
 from pit_jax.checkpoint import Checkpoints
 from pit_jax.config import flatten
+from pit_jax.data import latent_origin
 from pit_jax.errors import ConfigError
 from pit_jax.models.vit import has_cls
 from pit_jax.rundir import RunDir
@@ -16,9 +17,13 @@ from pit_jax.weights import huggingface, huggingface_directory, load, tensors
 
 # Fields that decide what a model computes. The sizes among them would be noticed by their
 # shapes, too, but not in words that anybody knows.
-_DECISIVE = ("model.width", "model.depth", "model.mlp", "model.heads", "model.norm_eps")
+_DECISIVE = ("model.name", "model.width", "model.depth", "model.mlp", "model.heads")
+_DECISIVE += ("model.norm_eps",)
 _DECISIVE += ("model.patch", "model.position", "model.pool", "model.embed")
+_DECISIVE += ("model.order", "model.order_seed")
 _DECISIVE += ("model.frequency_steps", "data.image_size", "data.channels")
+_DECISIVE += ("convnet.channels", "convnet.layers", "convnet.kernel", "convnet.downsample")
+_DECISIVE += ("perceiver.latents", "perceiver.rounds", "autoregressive.levels")
 
 # What may start afresh: a head for other classes, the norm of averaged tokens, a decoder.
 _MAY_BE_NEW = ("head", "pool_norm", "decoder")
@@ -41,6 +46,8 @@ def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
     fresh = steps.init(jax.random.key(config.train.seed))
     if not config.init_from:
         return fresh
+    if warning := latent_origin.difference(config):
+        say(warning)
     merged, report = load.merge(fresh.params, read_weights(config.init_from, config), _MAY_BE_NEW)
     say(f"weights from {config.init_from}\n{report}")
     params = jax.device_put(merged, jax.tree.map(lambda x: x.sharding, fresh.params))
@@ -129,6 +136,7 @@ def check_fields(path: str, fields: dict[str, Any], config: Any) -> None:
         )
     for name in _DECISIVE:
         theirs = fields.get(name, ours[name])
+        theirs = tuple(theirs) if isinstance(theirs, list) else theirs  # of a file's JSON
         if name == "model.pool":  # what stands in the sequence must be the same, not the head
             same = has_cls(theirs) == has_cls(ours[name])
         else:

@@ -1,6 +1,7 @@
 """Whose latents a run learns: kept when it begins, and compared ever after."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -13,26 +14,32 @@ from pit_jax.data.latents import Manifest
 from pit_jax.errors import ConfigError, StorageError
 from pit_jax.models.autoencoder import AutoencoderKL
 from pit_jax.models.normalisation import Normalisation
-from pit_jax.weights import autoencoder, autoencoder_names, tensors
+from pit_jax.weights import autoencoder, autoencoder_names, initial, tensors
 
 VAE = AutoencoderKL(channels=(4, 8), layers=1, latent=2, groups=2, image_channels=1, attends=False)
 SCALE = Normalisation(0.25, 0.5)
 
 
-def write_vae(path, normalisation=SCALE, seed=0) -> str:
-    """Its sha256."""
+def weights(seed=0) -> dict:
     rng = np.random.default_rng(seed)
     shapes = autoencoder_names.shapes(VAE).items()
-    flat = {name: (0.2 * rng.normal(size=shape)).astype(np.float32) for name, shape in shapes}
-    autoencoder.write(path, VAE, tensors.unflatten(flat), normalisation, path.stem)
-    return autoencoder.sha256(path)
+    return tensors.unflatten(
+        {name: (0.2 * rng.normal(size=shape)).astype(np.float32) for name, shape in shapes}
+    )
 
 
-def write_store(directory, sha256: str, normalisation=SCALE) -> str:
-    facts = ("made up", 8, 10, (4, 4, 2), 2, "small", sha256, normalisation)
+def write_vae(path, normalisation=SCALE, seed=0) -> autoencoder.Loaded:
+    autoencoder.write(path, VAE, weights(seed), normalisation, path.stem)
+    return autoencoder.load(path)
+
+
+def write_store(directory, made_by: autoencoder.Loaded, normalisation=SCALE, old=False) -> str:
+    """`old`: it does not say the weights."""
+    facts = ("made up", 8, 10, (4, 4, 2), 2, "small", made_by.sha256, normalisation)
+    facts = Manifest(*facts, weights_sha256="" if old else made_by.weights_sha256)
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
-        writer = Writer(directory, Manifest(*facts), split, 20, 1)
+        writer = Writer(directory, facts, split, 20, 1)
         writer.write(0, ((rng.normal(size=(2, 2, 4, 4, 2)), i % 10) for i in range(20)))
         writer.finish()
     return str(directory)
@@ -46,6 +53,8 @@ def places(tmp_path_factory):
     other = write_vae(root / "other.safetensors", seed=1)
     write_store(root / "ours", ours)
     write_store(root / "moved", ours)
+    write_store(root / "old", ours, old=True)
+    autoencoder.write_diffusers(root / "exported", VAE, weights(), SCALE)
     write_store(root / "others", other)
     write_store(root / "scaled", ours, Normalisation(0.25, 1.0))
     return root
@@ -78,6 +87,7 @@ def test_a_run_keeps_whose_latents_it_learns(places, run):
     assert kept == {
         "autoencoder": "small",
         "autoencoder_sha256": autoencoder.sha256(places / "small.safetensors"),
+        "weights_sha256": autoencoder.load(places / "small.safetensors").weights_sha256,
         "normalisation": {"shift": 0.25, "scale": 0.5},
         "image_set": "made up",
         "image_size": 8,
@@ -127,6 +137,38 @@ def test_without_the_store_the_run_still_knows_its_decoder(places, run, tmp_path
         sample.sample(gone, run, tmp_path / "others", devices=one())
 
 
+def test_the_same_weights_in_another_file_are_the_same_autoencoder(places):
+    """As diffusers' directory; a store that knows only the file knows only the file."""
+    for place, store in (("exported", "ours"), ("small.safetensors", "old")):
+        c = settings(places, store, f"autoencoder.weights={places / place}")
+        origin = latent_origin.of_store(c.data)
+        assert latent_origin.load_autoencoder(c, origin).normalisation == SCALE
+    c = settings(places, "old", f"autoencoder.weights={places / 'exported'}")
+    with pytest.raises(ConfigError, match=r"exported is not small \([0-9a-f]{12}\)"):
+        latent_origin.load_autoencoder(c, latent_origin.of_store(c.data))
+    new, old = (latent_origin.of_store(settings(places, x).data) for x in ("ours", "old"))
+    new.check_same(old, "here", "there")  # both say the file
+
+
+def test_a_start_from_a_run_on_other_latents_is_said_in_one_line(places, run):
+    def starting(store: str):
+        return settings(places, store, f"init_from={run}", "autoencoder.weights=")
+
+    for store in ("ours", "moved", "old"):
+        assert latent_origin.difference(starting(store)) is None
+    theirs = latent_origin.of_run(rundir.RunDir(run))
+    for store in ("scaled", "others"):
+        warning = latent_origin.difference(starting(store))
+        ours = latent_origin.of_store(starting(store).data)
+        assert str(ours) != str(theirs)
+        assert f"{run} learnt latents of {theirs};" in warning
+        assert f"{places / store} holds those of {ours}" in warning
+        assert "\n" not in warning
+    empty, lines = types.SimpleNamespace(params={}, ema=(), replace=lambda **_: None), []
+    initial.state(starting("others"), types.SimpleNamespace(init=lambda _: empty), lines.append)
+    assert lines[0] == warning
+
+
 def test_the_autoencoder_is_compared_before_anything_is_written(places, tmp_path):
     wrong = f"autoencoder.weights={places / 'other.safetensors'}"
     for store, change, sentence in (
@@ -140,7 +182,7 @@ def test_the_autoencoder_is_compared_before_anything_is_written(places, tmp_path
 
 
 def test_building_a_task_reads_no_weights(places, monkeypatch):
-    for name in ("load", "sha256"):
+    for name in ("find", "load", "sha256"):
         monkeypatch.setattr(autoencoder, name, None)
     task = tasks.build(settings(places, "ours", "autoencoder.weights=/none"))
     assert task.normalisation == SCALE

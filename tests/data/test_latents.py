@@ -159,6 +159,28 @@ def test_stores_of_old_are_read_but_not_gone_on_with(tmp_path):
         Writer(tmp_path, MANIFEST, "train", 11, 3)
 
 
+def test_a_store_is_known_by_the_autoencoders_weights_not_by_its_file(tmp_path):
+    ours = dataclasses.replace(MANIFEST, weights_sha256="11" * 32)
+    exported = dataclasses.replace(ours, autoencoder="vae", autoencoder_sha256="cd" * 32)
+    fill(tmp_path, only=[0], manifest=ours)
+    assert fill(tmp_path, manifest=exported) == [1, 2]
+    for known in ("11" * 32, "ab" * 32):
+        assert LatentSource(tmp_path, "train", known).manifest == ours  # as it was begun
+    others = dataclasses.replace(ours, weights_sha256="22" * 32)
+    with pytest.raises(ConfigError, match="holds other latents: weights_sha256 '1111"):
+        Writer(tmp_path, others, "train", 11, 3)
+
+
+def test_a_store_that_does_not_say_the_weights_is_known_by_the_file(tmp_path):
+    fill(tmp_path, only=[0])
+    change(tmp_path, weights_sha256=None)
+    ours = dataclasses.replace(MANIFEST, weights_sha256="11" * 32)
+    with pytest.raises(ConfigError, match="holds other latents: autoencoder_sha256 'abab"):
+        fill(tmp_path, manifest=dataclasses.replace(ours, autoencoder_sha256="cd" * 32))
+    assert fill(tmp_path, manifest=ours) == [1, 2]
+    assert LatentSource(tmp_path, "train").manifest.weights_sha256 == ""
+
+
 def test_a_process_reads_no_other_shards_than_its_own(tmp_path, monkeypatch):
     fill(tmp_path)
     asked = []

@@ -42,6 +42,7 @@ def theirs(scheduler, denoise, step) -> np.ndarray:
 
     noise, _ = draws()
     x = torch.from_numpy(np.moveaxis(np.asarray(noise), -1, 1).copy())
+    denoise = jax.jit(denoise)
     for i, t in enumerate(scheduler.timesteps):
         image = jnp.asarray(np.moveaxis(x.numpy(), 1, -1))
         output = denoise(image, jnp.full(SHAPE[0], float(t)))
@@ -50,13 +51,17 @@ def theirs(scheduler, denoise, step) -> np.ndarray:
     return np.moveaxis(x.numpy(), 1, -1)
 
 
+@jax.jit
+def noise_of_step(i) -> jax.Array:
+    _, keys = draws()
+    return jnp.stack([jax.random.normal(jax.random.fold_in(key, i), SHAPE[1:]) for key in keys])
+
+
 def drawn(i):
     """Our noise of step i, as theirs."""
     import torch
 
-    _, keys = draws()
-    noise = [jax.random.normal(jax.random.fold_in(key, i), SHAPE[1:]) for key in keys]
-    return torch.from_numpy(np.moveaxis(np.stack(noise), -1, 1).copy())
+    return torch.from_numpy(np.moveaxis(np.asarray(noise_of_step(i)), -1, 1).copy())
 
 
 def options(predict):

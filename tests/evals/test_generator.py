@@ -167,7 +167,8 @@ def test_latents_are_decoded_as_they_were_normalised(vae, number):
     assert images.std() > 20
     assert np.abs(images - expected).max() < 0.502
     said = made_by.provenance("balanced")["decoder"]
-    assert said == {"name": "tiny", "path": path, "sha256": made_by.decoder.sha256}
+    sums = {name: getattr(made_by.decoder, name) for name in ("sha256", "weights_sha256")}
+    assert said == {"name": "tiny", "path": path} | sums
 
 
 @pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
@@ -267,17 +268,18 @@ def picture(config, one_device) -> tuple[dict, list[tuple[np.ndarray, np.ndarray
     """What "samples" yields, what it asks to generate, and what it draws."""
     asked, drawn = [], {}
 
-    def images(labels, indices):
+    def batches(labels, indices):
         asked.append((labels, indices))
         levels = (20 * (labels % 10 + 1)).astype(np.uint8)
-        return np.broadcast_to(levels[:, None, None, None], (len(labels), 8, 8, 1))
+        yield np.broadcast_to(levels[:, None, None, None], (len(labels), 8, 8, 1))
 
-    made_by = types.SimpleNamespace(images=images, with_params=lambda params: made_by)
+    made_by = types.SimpleNamespace(batches=batches, with_params=lambda params: made_by)
     context = types.SimpleNamespace(
         config=config,
         state=types.SimpleNamespace(eval_params=0),
         kept={"generator": made_by},
         draw=drawn.__setitem__,
+        until_stopped=iter,
     )
     return dict(samples.evaluate(context)), asked, drawn
 

@@ -1,5 +1,7 @@
 """Inception-v3: its shapes, and its resize as the two public evaluators do it."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +44,7 @@ def by_loop(size: int, target: int, half: float) -> np.ndarray:
 @pytest.mark.parametrize(("how", "half"), [("tensorflow", 0.0), ("pytorch", 0.5)])
 def test_resize_weights(size, how, half):
     matrix = resize_matrix(size, 299, how)
-    np.testing.assert_allclose(matrix, by_loop(size, 299, half), atol=1e-6)
+    np.testing.assert_allclose(matrix, by_loop(size, 299, half), atol=2e-7 * size)
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
 
 
@@ -53,6 +55,24 @@ def test_tensorflow_s_pixels_are_points_and_pytorch_s_squares():
     np.testing.assert_allclose(at, np.minimum(np.arange(16) / 2, 7))
     at = resize_matrix(8, 16, "pytorch") @ ramp
     np.testing.assert_allclose(at, np.clip(np.arange(16) / 2 - 0.25, 0, 7))
+
+
+def test_resizes_as_tensorflow_does():
+    """What TensorFlow 2.21 itself computed, see fixtures/make_resize.py; of grey levels up to
+    255, scaled to about [-1, 1] here."""
+    with np.load(pathlib.Path(__file__).parents[1] / "fixtures" / "tensorflow_resize.npz") as found:
+        there = dict(found)
+    places = there.pop("places")
+    sizes = [name for name in there if not name.endswith(("_rows", "_columns"))]
+    assert len(sizes) == 5
+    for name in sizes:
+        rows, columns = (there[f"{name}_{axis}"].astype(int) for axis in ("rows", "columns"))
+        image = ((rows[:, None] + 3 * columns[None]) % 256).astype(np.uint8)
+        ours = preprocess(image[None, ..., None].repeat(3, -1), "tensorflow")[0]
+        expected = (there[name].astype(np.float64) - 128) / 128
+        for colour in range(3):
+            ours_there = np.asarray(ours)[..., colour][np.ix_(places, places)]
+            np.testing.assert_allclose(ours_there, expected, atol=1e-6, err_msg=name)
 
 
 def test_range_of_the_two_preprocessings():
@@ -81,7 +101,7 @@ def torch():
 @pytest.mark.parametrize("size", [(32, 32), (64, 48), (299, 299), (400, 310)])
 def test_resizes_as_pytorch_fid(torch, size):
     x = np.random.default_rng(0).integers(0, 256, (2, *size, 3)).astype(np.uint8)
-    there = torch.from_numpy(x / 255.0).permute(0, 3, 1, 2)
+    there = torch.from_numpy(x / 255.0).float().permute(0, 3, 1, 2)
     there = torch.nn.functional.interpolate(there, (299, 299), mode="bilinear", align_corners=False)
     expected = (2 * there - 1).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(preprocess(x, "pytorch"), expected, atol=1e-5)
+    np.testing.assert_allclose(preprocess(x, "pytorch"), expected, atol=1e-6)

@@ -1,5 +1,6 @@
 """Against transformers' ViT with random weights: same logits, same gradients, both ways."""
 
+import functools
 import json
 import re
 import tempfile
@@ -53,8 +54,13 @@ def pictures(config) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(3, side, side, channels)).astype(np.float32)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, params, images) -> jax.Array:
+    return model.apply({"params": params}, images)
+
+
 def our_logits(config, params, images) -> jax.Array:
-    return vit.build(config.model, config.data.num_classes).apply({"params": params}, images)
+    return apply(vit.build(config.model, config.data.num_classes), params, images)
 
 
 def assert_same(found: dict, expected: dict) -> None:
@@ -297,7 +303,7 @@ def test_gradients_are_the_same(make, case):
         for parameter in theirs.parameters():
             parameter.copy_(parameter.grad)
     expected = published(theirs)
-    grads = jax.grad(lambda p: (our_logits(config, p, images) ** 2).sum())(params)
+    grads = jax.jit(jax.grad(lambda p: (our_logits(config, p, images) ** 2).sum()))(params)
     found = huggingface.to_huggingface(grads, config.model, config.data)
     assert set(found) == set(expected)
     scale = max(np.abs(x).max() for x in expected.values())

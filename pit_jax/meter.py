@@ -41,10 +41,12 @@ class Meter:
     def aside(self, name: str) -> Iterator[None]:
         """Time in here is "eval" or "checkpoint" and no part of a step."""
         start = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - start
-        self._aside[name] += seconds
-        self._excluded += seconds
+        try:
+            yield
+        finally:  # an evaluation may be stopped half-way
+            seconds = time.perf_counter() - start
+            self._aside[name] += seconds
+            self._excluded += seconds
 
     def rate(self) -> float:
         """Images/s since the last row, or over all if there was no step since."""

@@ -11,7 +11,7 @@ import copy
 import math
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import chex
@@ -21,7 +21,7 @@ from absl import flags
 from jax.sharding import NamedSharding
 
 from pit_jax.data import order
-from pit_jax.data.resize import random_resized_crop, resize_center_crop
+from pit_jax.data.resize import View, center_view, random_view, simple_view
 from pit_jax.errors import ConfigError
 
 _THREADS = 8
@@ -31,15 +31,17 @@ class Reader:
     """Images of the model's size, from memory or decoded one by one.
 
     Images of another size are brought to it on the host: the shorter side is resized and
-    the centre cut out, or in training, where the config asks for random resized crops,
-    the crop is taken from the whole image (`crops`), which then stays on disk. Stored latents
-    come as they are.
+    the centre cut out, or in training, where the config asks for a random crop that resizes,
+    it is taken from the whole image (`crop`), which then stays on disk. Stored latents come
+    as they are.
     """
 
     def __init__(self, source: Any, data: Any, train: bool, seed: int = 0):
         self.source, self.size, self.channels = source, data.image_size, data.channels
         self.crop = data.augmentation if train and crops_on_host(source, data) else None
+        self.repeats = data.augmentation.repeats  # of a training batch
         self.seed = seed
+        self.keep = 1.0 if train else data.eval_crop
         self.kept = np.arange(len(source))
         self.shape = source.record_shape or (self.size, self.size, self.channels)
         self.dtype = np.dtype(np.float16 if source.record_shape else np.uint8)
@@ -72,20 +74,34 @@ class Reader:
                 image[row], label[row], mask[row] = *example, 1
         return {"image": image, "label": label, "mask": mask}
 
+    def note_corrupt(self, indices: np.ndarray) -> None:
+        """Counts examples that could not be decoded, perhaps in another process, once each."""
+        for index in indices:
+            self.source.note_corrupt(self.source.example_name(int(index)))
+
+    def chooser(self, position: int = 0) -> Callable[[tuple[int, int]], View]:
+        """From an image's (H, W) to the view of it that stands at `position` of the epochs."""
+
+        def choose(shape: tuple[int, int]) -> View:
+            if self.crop is None:
+                return center_view(shape, self.size, self.keep)
+            generator = np.random.Generator(np.random.Philox(key=(self.seed, position)))
+            crop = self.crop
+            if crop.crop == "simple":
+                return simple_view(shape, self.size, generator, crop.pad)
+            return random_view(
+                shape, self.size, generator, crop.scale, crop.ratio, crop.interpolation
+            )
+
+        return choose
+
     def _example(self, index: int, position: int = 0) -> tuple[np.ndarray, int] | None:
-        example = self.source[index]
+        if self.source.record_shape:
+            return self.source[index]
+        example = self.source.view(index, self.chooser(position))
         if example is None:
             return None
-        if self.source.record_shape:
-            return example
         image, label = example
-        if self.crop is not None:
-            generator = np.random.Generator(np.random.Philox(key=(self.seed, position)))
-            scale, ratio = self.crop.scale, self.crop.ratio
-            interpolation = self.crop.interpolation
-            image = random_resized_crop(image, self.size, generator, scale, ratio, interpolation)
-        elif image.shape[:2] != (self.size, self.size):
-            image = resize_center_crop(image, self.size)
         if image.shape[-1] != self.channels:
             raise ConfigError(
                 f"config.data.channels={self.channels}, but images of {self.source.name} have"
@@ -109,34 +125,44 @@ class Reader:
 
 
 def crops_on_host(source: Any, data: Any) -> bool:
-    """Whether random resized crops are taken before the image reaches the device."""
+    """Whether crops that resize are taken before the image reaches the device."""
     native = source.native_shape == (data.image_size, data.image_size)
-    return data.augmentation.crop == "resized" and not native
+    return data.augmentation.crop in ("resized", "simple") and not native
 
 
 class TrainBatches:
-    """The training batches of one process: `batches[step]`, for any step."""
+    """The training batches of one process: `batches[step]`, for any step.
+
+    Beside what goes to the devices a batch holds "corrupt": the numbers of the examples that
+    could not be decoded, (0 or more,), so that the process that trains knows of what its
+    workers have found.
+    """
 
     def __init__(self, reader: Reader, seed: int, batch_size: int, rows: np.ndarray):
         self._reader, self._seed, self._batch_size, self._rows = reader, seed, batch_size, rows
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         positions = step * self._batch_size + self._rows
-        indices = order.examples(self._seed, len(self._reader), positions)
-        batch = self._reader(indices, positions)
+        reader = self._reader
+        indices = order.examples(self._seed, len(reader), positions, reader.repeats)
+        batch, corrupt = self._reader(indices, positions), indices[:0]
         for _ in range(len(self._reader)):  # a corrupt image makes way for the one after it
             bad = batch["mask"] == 0
             if not bad.any():
                 break
+            corrupt = np.concatenate([corrupt, indices[bad]])
             indices[bad] = (indices[bad] + 1) % len(self._reader)
             replaced = self._reader(indices[bad], positions[bad])
             for name, values in replaced.items():
                 batch[name][bad] = values
-        return {"image": batch["image"], "label": batch["label"]}
+        return {"image": batch["image"], "label": batch["label"], "corrupt": corrupt}
 
 
 class EvalBatches:
-    """Every evaluation example once, in order; the last batch is filled up and masked."""
+    """Every evaluation example once, in order; the last batch is filled up and masked.
+
+    "corrupt" as in `TrainBatches`.
+    """
 
     def __init__(self, reader: Reader, batch_size: int, rows: np.ndarray):
         self._reader, self._batch_size, self._rows = reader, batch_size, rows
@@ -148,7 +174,8 @@ class EvalBatches:
         positions = number * self._batch_size + self._rows
         real = positions < len(self._reader)
         batch = self._reader(np.where(real, positions, 0), positions)
-        return batch | {"mask": batch["mask"] * real}
+        corrupt = positions[real & (batch["mask"] == 0)]
+        return batch | {"mask": batch["mask"] * real, "corrupt": corrupt}
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
@@ -203,6 +230,7 @@ class Pipeline:
         def placed() -> Iterator[dict[str, jax.Array]]:
             with contextlib.closing(batches):
                 for batch in batches:
+                    self.reader.note_corrupt(batch.pop("corrupt"))
                     yield to_devices(batch, self._rows, self._sharding, self.batch_size)
 
         return _in_background(placed())
@@ -293,9 +321,20 @@ def in_order(reader: Reader, data: Any) -> Reader:
 
 
 def device_config(config: Any, source: Any) -> Any:
-    """The config as the jitted step sees it: without the crops that the host has taken."""
+    """The config as the jitted step sees it: without the crops that the host has taken.
+
+    Raises:
+      ConfigError: if images that it crops should have a permutation each.
+    """
     if not crops_on_host(source, config.data):
         return config
+    swaps = config.data.permutation
+    if swaps.swaps and swaps.per_image:
+        raise ConfigError(
+            "config.data.permutation.per_image needs whole images on the device, and those of"
+            f" {source.name} are cropped before: an image would be permuted otherwise every time."
+            " Write config.data.augmentation.crop='none' or 'pad'"
+        )
     config = copy.deepcopy(config)
     config.data.augmentation.crop = "none"
     return config

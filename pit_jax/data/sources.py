@@ -3,21 +3,23 @@
 digits      scikit-learn's handwritten digits, always at hand
 folder      data.dir/<split>/<class>/<image file>
 latents     what `pit-jax data latents` made of a set, in data.dir; see latents.py
-NAME        any TensorFlow Datasets set, prepared as ArrayRecord, read without TensorFlow
+NAME        any TensorFlow Datasets set, prepared as ArrayRecord; see prepared.py
 """
 
-import difflib
 import functools
-import logging
+import gzip
+import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pit_jax.data.decode import Undecodable, decode
 from pit_jax.data.known import KNOWN
+from pit_jax.data.resize import View
 from pit_jax.errors import ConfigError, StorageError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -27,14 +29,16 @@ _HELD_OUT = 360  # of the 1797 digits
 class Source:
     """len(source) examples; source[i] is ((H, W, C) uint8, label), or None if corrupt.
 
-    source.labels() are all labels, (len,), read without decoding an image.
+    source.view(i, choose) is the same with a view of the image, which costs less than the whole
+    where it is kept as a file; choose((H, W)) says which. source.labels() are all labels,
+    (len,), read without decoding an image.
 
     Attributes:
       name: for messages.
       num_classes: as the set itself says.
       native_shape: (H, W) if every image is known to have it, else None.
       record_shape: of float16 numbers that are stored instead of an image, else None.
-      corrupt: files found undecodable so far, where the config says to skip them.
+      corrupt: names of those found undecodable so far, where the config says to skip them.
     """
 
     name = ""
@@ -44,6 +48,24 @@ class Source:
 
     def __init__(self) -> None:
         self.corrupt: list[str] = []
+
+    def view(self, index: int, choose: Callable[[tuple[int, int]], View]) -> tuple | None:
+        example = self[index]
+        if example is None:
+            return None
+        image, *rest = example
+        return choose(image.shape[:2]).of(image), *rest
+
+    def example_name(self, index: int) -> str:
+        """What to call an example in a message."""
+        return f"example {index} of {self.name}"
+
+    def note_corrupt(self, name: str) -> bool:
+        """Counts an undecodable example once; returns whether it is new."""
+        if name in self.corrupt:
+            return False
+        self.corrupt.append(name)
+        return True
 
 
 def load(data: Any, split: str) -> Source:
@@ -67,6 +89,8 @@ def load(data: Any, split: str) -> Source:
                 f" config.data.image_size={data.image_size} and .channels={data.channels}"
             )
     else:
+        from pit_jax.data.prepared import TensorFlowDataset
+
         source = TensorFlowDataset(data, split)
     if source.num_classes != data.num_classes:
         raise ConfigError(
@@ -87,10 +111,21 @@ def training(data: Any) -> Source:
 
 
 def num_examples(data: Any, split: str) -> int | None:
-    """Size of a split if it is known without the data, else None."""
+    """Size of a split if it is known without the data, else None.
+
+    Of latents it is what their store says, or where there is none what is known of the set
+    that `data.latents_of` names.
+    """
     if data.per_class and split == data.split:
         return data.per_class * data.num_classes
-    known = KNOWN.get(data.name.partition(":")[0])
+    name = data.name
+    if name == "latents":
+        from pit_jax.data import latents
+
+        if latents.manifest(data.dir):
+            return latents.count(data.dir, split)
+        name = data.latents_of
+    known = KNOWN.get(name.partition(":")[0])
     return known.splits.get(split) if known else None
 
 
@@ -141,6 +176,12 @@ class Part(Source):
     def __getitem__(self, index: int) -> tuple[np.ndarray, int] | None:
         return self.whole[int(self._numbers[index])]
 
+    def view(self, index: int, choose: Callable[[tuple[int, int]], View]) -> tuple | None:
+        return self.whole.view(int(self._numbers[index]), choose)
+
+    def example_name(self, index: int) -> str:
+        return self.whole.example_name(int(self._numbers[index]))
+
     def labels(self) -> np.ndarray:
         return self.whole.labels()[np.asarray(self._numbers)]
 
@@ -165,21 +206,61 @@ def few(source: Source, count: int, seed: int) -> Part:
 
 @functools.cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits
+    # scikit-learn's own file: to import it takes a second, in every process of a run.
+    folder = Path(importlib.util.find_spec("sklearn").submodule_search_locations[0])
+    with gzip.open(folder / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+        rows = np.loadtxt(file, delimiter=",")  # (1797, 64 grey levels up to 16, label)
+    images = np.round(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    return images, rows[:, -1].astype(np.int64)
 
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    return images, digits.target
+
+class Encoded(Source):
+    """A source whose images are kept as files of some format: `_read(i)` is (bytes, label)."""
+
+    def __init__(self, data: Any):
+        super().__init__()
+        self._channels, self._skip = data.channels, data.corrupt == "skip"
+
+    def _read(self, index: int) -> tuple[bytes, int]:
+        raise NotImplementedError
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of an image's file."""
+        return self._read(index)[0]
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int] | None:
+        return self.view(index, None)
+
+    def view(
+        self, index: int, choose: Callable[[tuple[int, int]], View] | None
+    ) -> tuple[np.ndarray, int] | None:
+        try:
+            data, label = self._read(index)
+            return decode(data, self._channels, choose), label
+        except (OSError, Undecodable) as error:
+            self._leave_out(index, error)
+            return None
+
+    def _leave_out(self, index: int, error: Exception) -> None:
+        """Refuses a corrupt example, or counts it, as the config says."""
+        name = self.example_name(index)
+        reason = str(error).partition(": '")[0]
+        if not self._skip:
+            raise StorageError(
+                f"{name} cannot be decoded ({reason}); config.data.corrupt=skip leaves such"
+                " images out"
+            ) from None
+        if self.note_corrupt(name):
+            print(f"skipped a corrupt image: {name} ({reason})", file=sys.stderr, flush=True)
 
 
-class Folder(Source):
+class Folder(Encoded):
     """data.dir/<split>/<class>/<file>; classes are the folders of the training split."""
 
     def __init__(self, data: Any, split: str):
-        super().__init__()
+        super().__init__(data)
         root = Path(data.dir)
         self.name = f"{root / split}"
-        self._channels, self._skip = data.channels, data.corrupt == "skip"
         classes = _class_folders(root / data.split)
         self.num_classes = len(classes)
         self._files: list[tuple[Path, int]] = []
@@ -200,25 +281,12 @@ class Folder(Source):
     def labels(self) -> np.ndarray:
         return np.array([label for _, label in self._files])
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int] | None:
-        from PIL import Image
+    def example_name(self, index: int) -> str:
+        return str(self._files[index][0])
 
+    def _read(self, index: int) -> tuple[bytes, int]:
         path, label = self._files[index]
-        try:
-            with Image.open(path) as image:
-                return _as_channels(image, self._channels), label
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = str(error).partition(": <")[0].partition(" '")[0]
-            if not self._skip:
-                raise StorageError(
-                    f"{path} cannot be decoded ({reason}); config.data.corrupt=skip leaves such"
-                    " images out"
-                ) from None
-            # Named where it is found: a worker process's list stays in that process.
-            if str(path) not in self.corrupt:
-                self.corrupt.append(str(path))
-                print(f"skipped a corrupt image: {path} ({reason})", file=sys.stderr, flush=True)
-            return None
+        return path.read_bytes(), label
 
 
 def _class_folders(split: Path) -> list[str]:
@@ -234,100 +302,7 @@ def _class_folders(split: Path) -> list[str]:
     return found
 
 
-def _as_channels(image: Any, channels: int) -> np.ndarray:
-    """A PIL image of any mode as (H, W, channels) uint8; transparency becomes white."""
-    from PIL import Image
-
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    array = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    return array.reshape(*array.shape[:2], channels)
-
-
-class TensorFlowDataset(Source):
-    """A set of TensorFlow Datasets in ArrayRecord files, through tfds.data_source."""
-
-    def __init__(self, data: Any, split: str):
-        super().__init__()
-        self.name = f"{data.name}/{split}"
-        builder = _builder(data)
-        keys = builder.info.supervised_keys
-        if not keys or len(keys) != 2:
-            raise ConfigError(f"{data.name} is no set of images and labels")
-        self._image, self._label = keys
-        features = builder.info.features
-        self.num_classes = features[self._label].num_classes
-        height, width = features[self._image].shape[:2]
-        self.native_shape = (height, width) if height and width else None
-        self._channels = data.channels
-        self._builder, self._split = builder, split
-        try:
-            self._rows = builder.as_data_source(split=split)
-        except (ValueError, KeyError, AssertionError):
-            splits = ", ".join(sorted(builder.info.splits))
-            raise ConfigError(f"{data.name} has the splits {splits}, not {split!r}") from None
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def labels(self) -> np.ndarray:
-        import tensorflow_datasets as tfds
-
-        decoders = {self._image: tfds.decode.SkipDecoding()}
-        rows = self._builder.as_data_source(split=self._split, decoders=decoders)
-        return np.array([int(rows[i][self._label]) for i in range(len(rows))])
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        row = self._rows[index]
-        image = np.asarray(row[self._image])
-        if image.shape[-1] != self._channels:
-            from PIL import Image
-
-            image = _as_channels(Image.fromarray(image.squeeze()), self._channels)
-        return image, int(row[self._label])
-
-
 def data_dir(path: str) -> Path:
     """Where prepared sets lie: the given path, $TFDS_DATA_DIR, or TFDS's own default."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(path or default).expanduser()
-
-
-def _builder(data: Any) -> Any:
-    """The builder of the newest prepared version of a set."""
-    name, _, version = data.name.partition(":")
-    root = data_dir(data.dir)
-    found = sorted(
-        (p.parent for p in (root / name).glob("**/dataset_info.json")),
-        key=lambda p: [int(n) if n.isdigit() else -1 for n in p.name.split(".")],
-    )
-    found = [p for p in found if not version or p.name == version]
-    if not found:
-        raise ConfigError(_how_to_prepare(name, root))
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder_from_directory(found[-1])
-    except Exception as error:  # its readers raise many kinds for a half-written set
-        text = " ".join(str(error).split())[:200]
-        raise ConfigError(f"data set {found[-1]} cannot be read: {text}") from None
-    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-        raise ConfigError(
-            f"{found[-1]} is in {builder.info.file_format.value} format, which needs TensorFlow:"
-            f" prepare it as ArrayRecord with `pit-jax data prepare {name} --data-dir DIR`"
-        )
-    return builder
-
-
-def _how_to_prepare(name: str, root: Path) -> str:
-    known = KNOWN.get(name)
-    size = f" ({known.gigabytes:g} GB)" if known else ""
-    near = difflib.get_close_matches(name, [*KNOWN, "folder"], n=1, cutoff=0.7)
-    hint = f" (did you mean {near[0]}?)" if near and not known else ""
-    return (
-        f"data set {name} is not in {root}{hint}. Prepare it{size} with"
-        f" `pit-jax data prepare {name} --data-dir {root}` (needs pip install 'pit_jax[prepare]')"
-    )

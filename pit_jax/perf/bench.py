@@ -25,6 +25,7 @@ from pit_jax.perf.worker import Worker
 SCHEMA = 1
 _EQUAL = 1e-4  # of the largest output, and of the loss
 _TURN_S = 0.5  # a turn runs one step, or as many as fit into this time
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "ml_collections", "numpy")
 _OURS, _TORCH = "pit_jax.perf.bench_ours", "pit_jax.perf.bench_torch"
 
 
@@ -98,9 +99,9 @@ def bench(config: Any, against: str | Any = None, turns: int = 10) -> dict[str, 
         "label": label(config),
         "config": config.to_dict(),
         "machine": _machine(facts, matmul_peak),
-        "versions": _versions() | (known["torch"]["versions"] if torch else {}),
+        "versions": versions(_PACKAGES) | (known["torch"]["versions"] if torch else {}),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": _command(sys.argv[1:]),
+        "command": command(sys.argv[1:]),
         "tokens": facts["tokens"],
         "attention": facts["attention"],
     } | rows
@@ -127,7 +128,7 @@ def _ours(
     """
     start = {"config": configfile.to_json(config), "cache": cache}
     with Worker(_OURS) as cold:
-        _say(f"compiling {label(config)}")
+        say(f"compiling {label(config)}")
         cold.ask("start", **start)
         compile_cold = cold.ask("compile_step")
         cold.ask("prepare")  # compiles what starts the state
@@ -174,7 +175,7 @@ def _torch_arguments(config: Any, arrays: str) -> dict[str, Any]:
 def _differences(arguments: dict, folder: str) -> dict[str, float]:
     """How far the two sides are apart before any timing, as shares of the largest output
     and of the loss."""
-    _say("comparing outputs and loss with PyTorch")
+    say("comparing outputs and loss with PyTorch")
     path = f"{folder}/outputs.npy"
     with Worker(_TORCH) as worker:
         worker.ask("start", **arguments)
@@ -200,7 +201,7 @@ def _alternate(sides: dict[str, Worker], turns: int) -> dict[str, list[float]]:
     """
     counts = {}
     for name, side in sides.items():
-        _say(f"first steps: {name}")
+        say(f"first steps: {name}")
         side.ask("run", count=1)  # compiles, or touches memory for the first time
         counts[name] = max(1, round(_TURN_S / side.ask("run", count=1)[0]))
     times: dict[str, list[float]] = {name: [] for name in sides}
@@ -208,11 +209,11 @@ def _alternate(sides: dict[str, Worker], turns: int) -> dict[str, list[float]]:
         for name, side in sides.items():
             times[name] += side.ask("run", count=counts[name] + 1)[1:]
         medians = ", ".join(f"{n} {statistics.median(t):.3f} s" for n, t in times.items())
-        _say(f"turn {turn + 1}/{turns}: {medians}")
+        say(f"turn {turn + 1}/{turns}: {medians}")
     return times
 
 
-def _command(words: Sequence[str]) -> str:
+def command(words: Sequence[str]) -> str:
     """What to type for this result, less where it was written to."""
     kept = list(words)
     if "--json" in kept:
@@ -241,14 +242,15 @@ def _machine(facts: dict, matmul_peak: float) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    packages = ("jax", "jaxlib", "flax", "optax", "ml_collections", "numpy")
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of Python and these packages."""
     return {"python": platform.python_version()} | {
         p: importlib.metadata.version(p) for p in packages
     }
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Progress, for whoever waits."""
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 

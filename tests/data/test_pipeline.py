@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import itertools
+import pickle
 import threading
 
 import jax
@@ -12,7 +13,7 @@ from jax.sharding import NamedSharding
 from PIL import Image
 
 from pit_jax.data import order, pipeline, sources
-from pit_jax.data.resize import resize_center_crop
+from pit_jax.data.resize import center_view, resize_center_crop
 from pit_jax.errors import StorageError
 from pit_jax.parallel import mesh as meshes
 
@@ -170,6 +171,34 @@ def test_a_corrupt_image_is_skipped_and_counted_if_the_config_says_so(folder, he
         for batch in itertools.islice(batches, 5):
             assert (np.asarray(batch["image"]).sum((1, 2, 3)) > 0).all()
     assert pipeline.skipped(reader) == f"{folder.dir}/train: 1 corrupt image(s) skipped: {path}"
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_what_a_worker_process_skips_is_counted_here(folder, train):
+    """A worker's source is a copy of its own; the batch brings the number along."""
+    path = broken(folder)
+    folder.update(corrupt="skip", in_memory_gb=0.0)
+    reader = pipeline.Reader(sources.load(folder, "train"), folder, train=train)
+    worker = pickle.loads(pickle.dumps(reader))
+    if train:
+        batches = pipeline.TrainBatches(worker, 0, 9, np.arange(9))
+    else:
+        batches = pipeline.EvalBatches(worker, 12, np.arange(12))
+    batch = batches[0]
+    assert batch["corrupt"] == [4]
+    assert reader.source.corrupt == []
+    for _ in range(2):  # once, however often it comes up
+        reader.note_corrupt(batch["corrupt"])
+    assert pipeline.skipped(reader) == f"{folder.dir}/train: 1 corrupt image(s) skipped: {path}"
+
+
+def test_an_evaluation_keeps_the_share_of_the_shorter_side_that_it_is_told(folder):
+    """Not so training: it sees whole images where nothing is cropped at random."""
+    folder.eval_crop = 0.5
+    source = sources.load(folder, "train")
+    for train, keep in ((True, 1.0), (False, 0.5)):
+        reader = pipeline.Reader(source, folder, train=train)
+        assert reader.chooser()((40, 60)) == center_view((40, 60), 8, keep)
 
 
 def test_an_error_in_the_background_reaches_the_caller(folder):

@@ -6,24 +6,60 @@ from PIL import Image
 
 from pit_jax.data import resize
 
-
-def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
+from .images import noise, to_pil
 
 
-@pytest.mark.parametrize("shape", [(30, 50), (50, 30), (33, 32), (8, 8), (5, 9)])
+@pytest.mark.parametrize("shape", [(30, 50), (50, 30), (33, 32), (8, 8), (5, 9), (480, 70)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_center_crop_is_pils_resize_and_the_middle(shape, channels):
+@pytest.mark.parametrize(("keep", "short"), [(1.0, 16), (0.875, 18)])
+def test_center_crop_is_pils_resize_and_the_middle(shape, channels, keep, short):
     image = noise(*shape, channels)
-    found = resize.resize_center_crop(image, 16)
+    found = resize.resize_center_crop(image, 16, keep)
     assert found.shape == (16, 16, channels)
-    scale = 16 / min(shape)
+    scale = short / min(shape)
     height, width = round(shape[0] * scale), round(shape[1] * scale)
-    picture = Image.fromarray(image.squeeze() if channels == 1 else image)
-    expected = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    expected = np.asarray(to_pil(image).resize((width, height), Image.Resampling.BICUBIC))
     top, left = (height - 16) // 2, (width - 16) // 2
     expected = expected[top : top + 16, left : left + 16].reshape(found.shape)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_224_of_256_pixels_is_an_eighth_left_out():
+    """The evaluation that published ImageNet figures are of."""
+    view = resize.center_view((375, 500), 224, 0.875)
+    assert view.resized == (341, 256)
+    assert view.cut == (58, 16)
+
+
+def random_view(shape, size: int, seed: int, interpolation: str = "bicubic"):
+    rng = np.random.default_rng(seed)
+    return resize.random_view(shape, size, rng, (0.2, 1.0), (0.75, 1.3), interpolation)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_random_crop_is_cut_out_and_then_resized(interpolation, channels):
+    """So that no filter sees what lies beyond the box, as in torchvision."""
+    image = noise(60, 80, channels)
+    view = random_view((60, 80), 24, 3, interpolation)
+    cut = to_pil(image).crop(view.box)
+    expected = cut.resize((24, 24), Image.Resampling[interpolation.upper()])
+    np.testing.assert_array_equal(view.of(image), np.asarray(expected).reshape(24, 24, channels))
+
+
+def test_an_image_of_the_models_size_stays_what_it_is():
+    image = noise(24, 24, 3)
+    np.testing.assert_array_equal(resize.resize_center_crop(image, 24), image)
+
+
+@pytest.mark.parametrize(
+    ("side", "scale"), [(55, 1), (56, 2), (111, 2), (112, 4), (223, 4), (224, 8), (900, 8)]
+)
+def test_the_scale_leaves_twice_the_wanted_size(side, scale):
+    wide = resize.View((3, 5, 3 + 4 * side, 5 + side), (14, 14), (0, 0), 14, "bicubic")
+    assert wide.scale() == scale
+    tall = resize.View((0, 0, side, 9 * side), (14, 14), (0, 0), 14, "bicubic")
+    assert tall.scale() == wide.scale()
 
 
 def test_random_boxes_keep_to_area_and_ratio():
@@ -44,10 +80,5 @@ def test_an_image_too_narrow_for_any_box_falls_back_to_the_centre():
 
 
 def test_the_same_generator_gives_the_same_crop():
-    crops = [
-        resize.random_resized_crop(
-            noise(40, 40), 8, np.random.default_rng(5), (0.2, 1.0), (0.75, 1.3)
-        )
-        for _ in range(2)
-    ]
-    np.testing.assert_array_equal(*crops)
+    assert random_view((40, 40), 8, 5) == random_view((40, 40), 8, 5)
+    assert random_view((40, 40), 8, 5).box != random_view((40, 40), 8, 6).box

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pit_jax.data import known, pipeline, sources
+from pit_jax.data import known, latent_writer, latents, pipeline, sources
+from pit_jax.data.resize import center_view, resize_center_crop
 from pit_jax.errors import ConfigError, StorageError
+from pit_jax.models.normalisation import Normalisation
 
 TFDS = "tests/fixtures/tfds"
 
@@ -166,12 +168,60 @@ def test_a_corrupt_picture_is_refused_or_skipped(data, tmp_path, capsys):
     assert f"skipped a corrupt image: {path}" in capsys.readouterr().err
 
 
+def test_a_view_is_the_same_view_of_the_whole_image(data, tmp_path):
+    folder(data, tmp_path)
+    data.dir, data.name, data.num_classes = TFDS, "tiny_photos", 2
+    photos = sources.load(data, "train")
+    data.update(dir=str(tmp_path), name="folder")
+    for source in (photos, sources.load(data, "train"), sources.Part(photos, [3, 1])):
+        for number in range(2):
+            image, label = source[number]
+            view, same = source.view(number, lambda shape: center_view(shape, 16))
+            np.testing.assert_array_equal(view, resize_center_crop(image, 16))
+            assert label == same
+
+
+def test_a_broken_record_is_refused_or_skipped_by_its_number(data, tmp_path, capsys):
+    """One byte of the first photograph's pixels: ArrayRecord's own checksum notices."""
+    shutil.copytree(TFDS, tmp_path, dirs_exist_ok=True)
+    (path,) = (tmp_path / "tiny_photos" / "1.0.0").glob("*array_record*")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\xff\xd8\xff") + 500] ^= 0x55
+    path.write_bytes(content)
+    data.update(name="tiny_photos", dir=str(tmp_path), num_classes=2, image_size=16)
+    with pytest.raises(
+        StorageError, match=r"^example 0 of tiny_photos/train cannot be decoded"
+    ) as e:
+        sources.load(data, "train")[0]
+    assert "\n" not in str(e.value)
+    with pytest.raises(StorageError, match="example 0 of"):
+        sources.load(data, "train").labels()
+    data.corrupt = "skip"
+    source = sources.load(data, "train")
+    assert [source[i] is None for i in range(3)] == [True, False, False]
+    assert list(source.labels()[:3]) == [-1, 1, 0]
+    assert source.corrupt == ["example 0 of tiny_photos/train"]
+    assert "skipped a corrupt image: example 0 of" in capsys.readouterr().err
+
+
 def test_sizes_are_known_without_the_data(data):
     data.name = "imagenet2012:5.1.0"
     assert sources.num_examples(data, "train") == 1_281_167
     data.name = "my_own"
     assert sources.num_examples(data, "train") is None
     assert known.KNOWN["digits"].splits["test"] == 360
+
+
+def test_sizes_of_latents_are_those_of_their_store_or_of_the_set_they_are_of(data, tmp_path):
+    data.update(name="latents", dir=str(tmp_path))
+    assert sources.num_examples(data, "train") is None
+    data.latents_of = "imagenet2012"
+    assert sources.num_examples(data, "train") == 1_281_167
+    shape = (2, 2, 1)
+    facts = ("mine", 8, 10, shape, 1, "small", "0" * 64, Normalisation())
+    latent_writer.Writer(tmp_path, latents.Manifest(*facts), "train", 7, 2)
+    assert sources.num_examples(data, "train") == 7  # what is here counts
+    assert sources.num_examples(data, "validation") is None
 
 
 def test_preparing_needs_tensorflow_and_says_so():

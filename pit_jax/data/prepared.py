@@ -1,0 +1,104 @@
+"""Sets that TensorFlow Datasets has prepared as ArrayRecord, read without TensorFlow."""
+
+import difflib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pit_jax.data.decode import Undecodable
+from pit_jax.data.known import KNOWN
+from pit_jax.data.sources import Encoded, data_dir
+from pit_jax.errors import ConfigError
+
+
+class NotPrepared(ConfigError):
+    """A set of TensorFlow Datasets is not where it is looked for."""
+
+
+class TensorFlowDataset(Encoded):
+    """A set of TensorFlow Datasets in ArrayRecord files, through tfds.data_source."""
+
+    def __init__(self, data: Any, split: str):
+        super().__init__(data)
+        self.name = f"{data.name}/{split}"
+        builder = _builder(data)
+        import tensorflow_datasets as tfds
+
+        keys = builder.info.supervised_keys or ()
+        features = builder.info.features
+        wanted = (tfds.features.Image, tfds.features.ClassLabel)
+        if len(keys) != 2 or not all(map(isinstance, (features[key] for key in keys), wanted)):
+            raise ConfigError(f"{data.name} is no set of images and labels")
+        self._image, self._label = keys
+        self.num_classes = features[self._label].num_classes
+        height, width = features[self._image].shape[:2]
+        self.native_shape = (height, width) if height and width else None
+        # Its own decoder would make whole images of them.
+        decoders = {self._image: tfds.decode.SkipDecoding()}
+        try:
+            self._rows = builder.as_data_source(split=split, decoders=decoders)
+        except (ValueError, KeyError, AssertionError):
+            splits = ", ".join(sorted(builder.info.splits))
+            raise ConfigError(f"{data.name} has the splits {splits}, not {split!r}") from None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def labels(self) -> np.ndarray:
+        """Of a record that cannot be read and is to be skipped −1, which is no class's."""
+
+        def label(index: int) -> int:
+            try:
+                return self._read(index)[1]
+            except Undecodable as error:
+                self._leave_out(index, error)
+                return -1
+
+        return np.array([label(index) for index in range(len(self))])
+
+    def _read(self, index: int) -> tuple[bytes, int]:
+        try:
+            row = self._rows[index]
+        except RuntimeError as error:  # ArrayRecord's, of a checksum for instance
+            raise Undecodable(str(error).partition(" (")[0]) from None
+        return row[self._image], int(row[self._label])
+
+
+def _builder(data: Any) -> Any:
+    """The builder of the newest prepared version of a set."""
+    name, _, version = data.name.partition(":")
+    root = data_dir(data.dir)
+    found = sorted(
+        (p.parent for p in (root / name).glob("**/dataset_info.json")),
+        key=lambda p: [int(n) if n.isdigit() else -1 for n in p.name.split(".")],
+    )
+    found = [p for p in found if not version or p.name == version]
+    if not found:
+        raise NotPrepared(_how_to_prepare(name, root))
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(found[-1])
+    except Exception as error:  # its readers raise many kinds for a half-written set
+        text = " ".join(str(error).split())[:200]
+        raise ConfigError(f"data set {found[-1]} cannot be read: {text}") from None
+    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise ConfigError(
+            f"{found[-1]} is in {builder.info.file_format.value} format, which needs TensorFlow:"
+            f" prepare it as ArrayRecord with `pit-jax data prepare {name} --data-dir DIR`"
+        )
+    return builder
+
+
+def _how_to_prepare(name: str, root: Path) -> str:
+    known = KNOWN.get(name)
+    size = f" ({known.gigabytes:g} GB)" if known else ""
+    near = difflib.get_close_matches(name, [*KNOWN, "folder"], n=1, cutoff=0.7)
+    hint = f" (did you mean {near[0]}?)" if near and not known else ""
+    return (
+        f"data set {name} is not in {root}{hint}. Prepare it{size} with"
+        f" `pit-jax data prepare {name} --data-dir {root}` (needs pip install 'pit_jax[prepare]')"
+    )

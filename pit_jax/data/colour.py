@@ -60,6 +60,11 @@ def adjust_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
 
+def solarize(image: jax.Array, threshold: jax.Array | float) -> jax.Array:
+    """Levels from the threshold on inverted (PIL ImageOps)."""
+    return jnp.where(image < threshold, image, 255 - image)
+
+
 def sample_jitter(
     key: jax.Array, strengths: tuple[float, float, float, float]
 ) -> tuple[list[Callable], jax.Array, jax.Array]:

@@ -21,6 +21,7 @@ from pit_jax.data.colour import (
     adjust_saturation,
     blend,
     round_levels,
+    solarize,
 )
 
 OPERATIONS = (
@@ -106,13 +107,12 @@ def operate(
       fill: as `randaugment` takes it.
     """
     moved = affine(image, *_positions(*image.shape[:2], operation, amount), fill)
-    inverted = 255 - image
     results = {
         "AutoContrast": autocontrast(image),
         "Equalize": equalize(image),
-        "Invert": inverted,
+        "Invert": 255 - image,
         "Posterize": posterize(image, amount),
-        "Solarize": jnp.where(image < amount, image, inverted),
+        "Solarize": solarize(image, amount),
         "SolarizeAdd": jnp.where(image < 128, jnp.minimum(image + amount, 255), image),
         "Color": jnp.floor(adjust_saturation(image, amount)),
         "Contrast": jnp.floor(adjust_contrast(image, amount)),

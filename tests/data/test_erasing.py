@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pit_jax import config, configfile
-from pit_jax.data import augmentation
+from pit_jax.data import augmentation, erasing
 from pit_jax.errors import ConfigError
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.23, 0.22, 0.2)
@@ -18,9 +18,7 @@ WHITE = (1 - np.array(MEAN)) / STD
 
 def boxes(n: int, height: int, width: int, probability: float = 1.0) -> np.ndarray:
     """(n, 4): top, left, height, width."""
-    draw = jax.jit(
-        jax.vmap(lambda key: augmentation.sample_erasing(key, height, width, probability))
-    )
+    draw = jax.jit(jax.vmap(lambda key: erasing.sample_erasing(key, height, width, probability)))
     return np.stack(draw(jax.random.split(jax.random.key(0), n)), 1)
 
 
@@ -121,8 +119,8 @@ def test_erase_replaces_the_box_and_nothing_else():
     image, noise = jnp.zeros((7, 5, 1)), jnp.ones((7, 5, 1))
     expected = np.zeros((7, 5, 1))
     expected[2:5, 1:5] = 1
-    np.testing.assert_array_equal(augmentation.erase(image, (2, 1, 3, 4), noise), expected)
-    np.testing.assert_array_equal(augmentation.erase(image, (0, 0, 0, 0), noise), image)
+    np.testing.assert_array_equal(erasing.erase(image, (2, 1, 3, 4), noise), expected)
+    np.testing.assert_array_equal(erasing.erase(image, (0, 0, 0, 0), noise), image)
 
 
 def test_the_colour_dictionary_refuses_noise():

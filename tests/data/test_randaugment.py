@@ -309,9 +309,10 @@ def test_both_come_last_and_what_the_other_changes_draw_stays():
 
 def test_no_key_is_used_twice():
     key = jax.random.fold_in(jax.random.key(0), 3)
-    new = [jax.random.fold_in(key, x) for x in (augmentation.RANDAUGMENT, augmentation.ERASING)]
+    names = ("RANDAUGMENT", "ERASING", "THREE_AUGMENT", "BLUR", "JITTERED")
+    new = [jax.random.fold_in(key, getattr(augmentation, name)) for name in names]
     keys = [*new, *jax.random.split(key, 4)]
-    assert len({jax.random.key_data(k).tobytes() for k in keys}) == 6
+    assert len({jax.random.key_data(k).tobytes() for k in keys}) == 9
 
 
 def test_the_recipe_of_imagenet_has_it_on():

@@ -94,6 +94,8 @@ class DiT(nn.Module, kw_only=True):
     patch: int = 1
     position: str = "learned"
     position_std: float = 0.02
+    window: tuple[float, ...] = ()
+    window_layers: int = 0
     num_classes: int = 0
     frequency_steps: int = FREQUENCIES
     dropout: float = 0.0
@@ -126,6 +128,8 @@ class DiT(nn.Module, kw_only=True):
             conditioned=True,
             attention=self.attention,
             exchange=self.exchange,
+            window=self.window,
+            window_layers=self.window_layers,
             remat=self.remat,
             dtype=dtype,
         )
@@ -153,8 +157,11 @@ class DiT(nn.Module, kw_only=True):
         self, x: jax.Array, time: jax.Array, labels: jax.Array | None = None
     ) -> jax.Array:
         """The mean of the last block's tokens, (B, width) float32: what a probe reads."""
-        tokens, _ = self._encode(x, time, labels, train=False)
-        return tokens.mean(axis=1, dtype=jnp.float32)
+        return self.tokens(x, time, labels).mean(axis=1, dtype=jnp.float32)
+
+    def tokens(self, x: jax.Array, time: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+        """Every patch's token after the last block, (B, N, width), not normed."""
+        return self._encode(x, time, labels, train=False)[0]
 
     def _encode(
         self, x: jax.Array, time: jax.Array, labels: jax.Array | None, train: bool

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pit_jax.models import order
+
 IN_BOUNDS = "promise_in_bounds"  # of indices we drew ourselves: nothing to check or fill in
 
 
@@ -35,6 +37,12 @@ def unpatchify(patches: jax.Array, size: int, patch: int) -> jax.Array:
     side = size // patch
     x = patches.reshape(len(patches), side, side, patch, patch, -1)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(len(patches), size, size, -1)
+
+
+def draw(key: jax.Array, patches: int, kept: int) -> jax.Array:
+    """`kept` of `patches` numbers without repetition, ascending, all subsets alike: (kept,)."""
+    shuffled = jnp.argsort(jax.random.uniform(key, (patches,)))
+    return jnp.sort(shuffled[:kept]).astype(jnp.int32)
 
 
 def sincos2d(grid: tuple[int, int], width: int) -> np.ndarray:
@@ -94,14 +102,17 @@ class ColourDictionary(nn.Module):
 class Embed(nn.Module):
     """Images (B, H, W, C) to tokens (B, [1 +] N, width), positions added, [CLS] first.
 
-    With `keep` (B, K) int32 only these patches of each image become tokens: what is masked
-    is left out before anything is computed of it.
+    With `keep` (B, K) int32 only these places of the sequence become tokens: what is masked
+    is left out before anything is computed of it. Patches stand in the sequence as `order`
+    (models/order.py) says; learned positions belong to places, the fixed table to patches.
     """
 
     width: int
     patch: int
     position: str = "learned"
     position_std: float = 0.02
+    order: str = "raster"
+    order_seed: int = 0
     cls: bool = True
     embed: str = "linear"
     dictionary_bits: int = 8
@@ -112,7 +123,15 @@ class Embed(nn.Module):
         b, h, w, _ = images.shape
         x = patchify(images, self.patch)  # (B, N, p·p·C)
         count = x.shape[1]
-        if keep is not None:
+        standing = None  # the patch at each place, where that is not simply its number
+        if self.order != "raster":
+            standing = order.indices(self.order, h // self.patch, self.order_seed)
+            if keep is None:
+                x = x.at[:, standing].get(mode=IN_BOUNDS, unique_indices=True)
+            else:
+                patches = jnp.asarray(standing).at[keep].get(mode=IN_BOUNDS)
+                x = jnp.take_along_axis(x, patches[..., None], axis=1, mode=IN_BOUNDS)
+        elif keep is not None:
             x = jnp.take_along_axis(x, keep[..., None], axis=1, mode=IN_BOUNDS)  # (B, K, p·p·C)
         if self.embed == "dictionary":
             x = ColourDictionary(self.width, self.dictionary_bits, self.dtype, name="colour")(x)
@@ -138,6 +157,8 @@ class Embed(nn.Module):
             )
         else:
             positions = sincos2d_with_cls((h // self.patch, w // self.patch), self.width, self.cls)
+            if standing is not None:
+                positions[self.cls :] = positions[self.cls :][standing]
         if keep is not None:
             # Before the cast: the gradient of a gather adds up in the dtype gathered.
             rows = jnp.pad(keep + 1, ((0, 0), (1, 0))) if self.cls else keep

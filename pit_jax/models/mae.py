@@ -135,12 +135,6 @@ def build(model, mae) -> MAE:
     )
 
 
-def draw(key: jax.Array, patches: int, kept: int) -> jax.Array:
-    """`kept` of `patches` numbers without repetition, ascending, all subsets alike: (kept,)."""
-    order = jnp.argsort(jax.random.uniform(key, (patches,)))
-    return jnp.sort(order[:kept]).astype(jnp.int32)
-
-
 def fill(x: jax.Array, keep: jax.Array, mask: jax.Array, count: int) -> jax.Array:
     """Puts kept tokens where they belong among `count`, and the mask token everywhere else.
 

@@ -9,12 +9,15 @@ value, so the result is the same as computing all of them and dropping the rest.
 shifts and scales what the norms return and gates both branches.
 """
 
+import functools
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from pit_jax.models.attention import attention, choose
-from pit_jax.models.mask import FULL, Mask
+from pit_jax.models.mask import FULL, Mask, layer_radii
 from pit_jax.models.pointwise import ACTIVATIONS, LayerNorm, modulated_norm
 from pit_jax.parallel import sequence
 from pit_jax.parallel.mesh import ambient_platform, constrain
@@ -46,7 +49,8 @@ def compute_dtype(name: str) -> jnp.dtype:
 
 
 def attention_choice(model, tokens: int) -> str:
-    """What attends under the ambient mesh, for people: "splash, ulysses over seq".
+    """What attends under the ambient mesh, for people: "splash, ulysses over seq"; where windows
+    have an implementation of their own both are named.
 
     Args:
       model: the config's group.
@@ -56,7 +60,9 @@ def attention_choice(model, tokens: int) -> str:
       ConfigError: if the implementation that the config asks for cannot run here.
     """
     size, dtype = model.width // model.heads, compute_dtype(model.dtype)
-    chosen = choose(model.attention, tokens, size, dtype)
+    masks = (FULL, Mask(radius=1.0, columns=1)) if model.window else (FULL,)
+    found = [choose(model.attention, tokens, size, dtype, mask) for mask in masks]
+    chosen = " and ".join(dict.fromkeys(found))
     if sequence.ways() > 1:
         chosen += f", {sequence.choose(model.heads, model.exchange)} over seq"
     return chosen
@@ -115,6 +121,7 @@ class Block(nn.Module):
 
     Call with x: (B, L, d) and this layer's drop path rate (a scalar; 0 drops nothing).
     `rows` = n computes the first n rows only and returns (B, n, d); None computes all.
+    `which` of the masks it attends by may be traced: one program serves unlike layers.
 
     A conditioned block takes c: (B, d) float32 and computes x + gate · branch(norm(x) ·
     (1 + scale) + shift) twice, its norms without parameters; (shift, scale, gate) of both
@@ -131,7 +138,7 @@ class Block(nn.Module):
     conditioned: bool = False
     attention: str = "auto"
     exchange: str = "auto"
-    mask: Mask = FULL
+    masks: tuple[Mask, ...] = (FULL,)
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -142,6 +149,7 @@ class Block(nn.Module):
         c: jax.Array | None = None,
         rows: int | None = None,
         train: bool = False,
+        which: jax.Array | int = 0,
     ) -> jax.Array:
         width = x.shape[-1]
         shift1, scale1, gate1, shift2, scale2, gate2 = (
@@ -182,7 +190,17 @@ class Block(nn.Module):
         if rows is not None:
             x, y = x[:, :rows], y[:, :rows]
         q = split_heads(dense(width, "query")(y))
-        y = attention(q, k, v, self.attention, self.mask, self.exchange).reshape(x.shape)
+        # For whoever measures where attention goes; nothing unless "intermediates" is mutable.
+        self.sow("intermediates", "queries", q)
+        self.sow("intermediates", "keys", k)
+        attends = [
+            functools.partial(
+                attention, implementation=self.attention, mask=mask, exchange=self.exchange
+            )
+            for mask in self.masks
+        ]
+        y = jax.lax.switch(which, attends, q, k, v) if len(attends) > 1 else attends[0](q, k, v)
+        y = y.reshape(x.shape)
         x = x + branch(dense(width, "out")(y), "attention", gate1)
         y = dense(self.mlp, "up")(norm(x, "norm2", shift2, scale2))
         y = drop(ACTIVATIONS[self.activation](y))
@@ -197,7 +215,9 @@ class Trunk(nn.Module):
     The drop path rate grows linearly from 0 in the first layer to `drop_path` in the last.
     Where the mesh splits tokens and their number does not divide, filling rows that nobody
     sees are added behind them here, once, and dropped at the end. Conditioned blocks take
-    one c: (B, d) float32 for all layers.
+    one c: (B, d) float32 for all layers. `window` and `window_layers` are those of the config
+    (models/mask.py), over the square of patches behind `prefix` tokens; the scanned layers
+    choose among the windows that differ.
     """
 
     depth: int
@@ -212,6 +232,9 @@ class Trunk(nn.Module):
     attention: str = "auto"
     exchange: str = "auto"
     mask: Mask = FULL
+    window: tuple[float, ...] = ()
+    window_layers: int = 0
+    prefix: int = 0
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
@@ -225,7 +248,12 @@ class Trunk(nn.Module):
     ) -> jax.Array:
         length = x.shape[1]
         filling = sequence.padded(length) - length
-        mask = self.mask.of_length(length) if filling else self.mask
+        side = math.isqrt(length - self.prefix)
+        radii = layer_radii(self.window, self.window_layers, self.depth, side)
+        masks = tuple(self.mask.within(radius, side, self.prefix) for radius in radii)
+        if filling:
+            masks = tuple(mask.of_length(length) for mask in masks)
+        distinct = tuple(dict.fromkeys(masks[:-1]))
         x = constrain(jnp.pad(x, ((0, 0), (0, filling), (0, 0))), "batch", "seq", None)
         options = dict(
             heads=self.heads,
@@ -238,7 +266,6 @@ class Trunk(nn.Module):
             conditioned=self.conditioned,
             attention=self.attention,
             exchange=self.exchange,
-            mask=mask,
             dtype=self.dtype,
         )
         rates = jnp.linspace(0, self.drop_path, self.depth, dtype=jnp.float32)
@@ -252,13 +279,15 @@ class Trunk(nn.Module):
                 static_argnums=(4, 5),  # rows, train (0 is the module)
             )
         if self.depth > 1:
+            which = jnp.array([distinct.index(mask) for mask in masks[:-1]], jnp.int32)
             scan = nn.scan(
-                lambda module, x, rate, c: (module(x, rate, c, None, train), None),
-                variable_axes={"params": 0},
+                lambda module, x, rate, which, c: (module(x, rate, c, None, train, which), None),
+                variable_axes={"params": 0, "intermediates": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=(0, nn.broadcast),
+                in_axes=(0, 0, nn.broadcast),
                 length=self.depth - 1,
             )
-            x, _ = scan(block(**options, name="blocks"), x, rates[:-1], c)
-        x = block(**options, name="last")(x, rates[-1], c, rows, train)
+            blocks = block(**options, masks=distinct, name="blocks")
+            x, _ = scan(blocks, x, rates[:-1], which, c)
+        x = block(**options, masks=masks[-1:], name="last")(x, rates[-1], c, rows, train)
         return x[:, :length]

@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pit_jax.models.embed import Embed
+from pit_jax.models.embed import Embed, draw
 from pit_jax.models.pointwise import LayerNorm
+from pit_jax.models.sizes import num_kept
 from pit_jax.models.transformer import Trunk, compute_dtype
 from pit_jax.parallel.mesh import constrain
 
@@ -19,6 +20,10 @@ class Encoder(nn.Module, kw_only=True):
     `pool` says what stands for the whole image: "cls" the [CLS] token; "mean" the mean of all
     tokens, without a [CLS] among them; "patches" the mean of all tokens but [CLS], normed
     after it instead of before (MAE's fine-tuning, He et al. 2021).
+
+    `order` says how patches stand in the sequence (models/order.py), `window` and
+    `window_layers` how far they see (models/mask.py). In training a share `token_drop` of each
+    image's patches is left out, other ones each time (PatchDropout, Liu et al. 2022).
     """
 
     width: int
@@ -28,6 +33,11 @@ class Encoder(nn.Module, kw_only=True):
     patch: int = 1
     position: str = "learned"
     position_std: float = 0.02
+    order: str = "raster"
+    order_seed: int = 0
+    window: tuple[float, ...] = ()
+    window_layers: int = 0
+    token_drop: float = 0.0
     pool: str = "cls"
     embed: str = "linear"
     dictionary_bits: int = 8
@@ -51,17 +61,26 @@ class Encoder(nn.Module, kw_only=True):
 
         Args:
           images: normalised, (B, H, W, C); in [0, 1] for the colour dictionary.
-          keep: (B, K) int32, the only patches to encode; None encodes all.
+          keep: (B, K) int32, the only places to encode, all of which see each other; None
+            encodes all.
           rows: return only the first so many tokens.
-          train: with dropout and drop path.
+          train: with dropout, drop path and token dropping.
         """
         dtype = compute_dtype(self.dtype)
+        cls, side = has_cls(self.pool), images.shape[1] // self.patch
+        if train and self.token_drop and keep is None:
+            kept = num_kept(side**2, self.token_drop)
+            key = self.make_rng("dropout")
+            keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(images)))
+            keep = jax.vmap(lambda key: draw(key, side**2, kept))(keys)  # (B, kept)
         x = Embed(
             width=self.width,
             patch=self.patch,
             position=self.position,
             position_std=self.position_std,
-            cls=has_cls(self.pool),
+            order=self.order,
+            order_seed=self.order_seed,
+            cls=cls,
             embed=self.embed,
             dictionary_bits=self.dictionary_bits,
             dtype=dtype,
@@ -79,6 +98,9 @@ class Encoder(nn.Module, kw_only=True):
             norm_eps=self.norm_eps,
             attention=self.attention,
             exchange=self.exchange,
+            window=self.window,
+            window_layers=self.window_layers,
+            prefix=int(cls),
             remat=self.remat,
             dtype=dtype,
             name="trunk",
@@ -112,6 +134,18 @@ class ViT(Encoder, kw_only=True):
             return x
         init = nn.initializers.truncated_normal(0.02)
         return nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=init, name="head")(x)
+
+
+class Tokens(Encoder, kw_only=True):
+    """What an encoder makes of every patch: (B, N, d) after the last block, not normed.
+
+    Whatever a head would read, no row is left out but [CLS]. Takes the parameters of any
+    `Encoder`.
+    """
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.encode(images)[:, has_cls(self.pool) :]
 
 
 def has_cls(pool: str) -> bool:

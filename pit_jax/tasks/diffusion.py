@@ -5,20 +5,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from pit_jax.data import latent_origin, latents
 from pit_jax.diffusion import guidance, samplers, schedule
 from pit_jax.diffusion.flow import Flow
 from pit_jax.diffusion.gaussian import Gaussian
-from pit_jax.evals import accuracy, generation, samples
+from pit_jax.evals import accuracy, generation, generator, samples
 from pit_jax.models import dit
+from pit_jax.models.autoencoder import AutoencoderKL
 from pit_jax.models.normalisation import Normalisation
 from pit_jax.parallel.mesh import constrain
 from pit_jax.perf import flops
 from pit_jax.tasks.images import ImageTask
 from pit_jax.tasks.program import Program
 from pit_jax.validation import sample_batch
+from pit_jax.weights import autoencoder_names, tensors
 
 
 class Diffusion(ImageTask):
@@ -136,6 +139,22 @@ class Diffusion(ImageTask):
         time = self.process.network_time(end)
         return self.model.apply({"params": params}, images, time, method="represent")
 
+    def tokens(self, params: Any, images: jax.Array, batch: dict, mutable: Any = False) -> Any:
+        """Every patch's token, (B, N, d), of the images noised up to the middle of the process,
+        under their own labels; see tasks/images.py."""
+        gaussian = self.process.family == "gaussian"
+        middle = len(self.process.schedule) // 2 if gaussian else 0.5
+        time = jnp.full(len(images), middle)
+        noise = self._noise(self.keys(batch), images)["noise"]
+        return self.model.apply(
+            {"params": params},
+            self.process.noised(images, noise, time),
+            self.process.network_time(time),
+            batch["label"],
+            method="tokens",
+            mutable=mutable,
+        )
+
     def view_vectors(self, params: Any, batch: dict, extra: jax.Array) -> dict[str, jax.Array]:
         """`vectors` of a random crop and flip of each image; of latents another draw."""
         if not self.stored:
@@ -171,7 +190,7 @@ class Diffusion(ImageTask):
             constrain(noise, "batch", None, None, None),
             _fold_in(keys, 1),
             options.sampler,
-            options.steps,
+            f"ddim{options.steps}" if options.spacing == "leading" else options.steps,
             options.eta,
             clip=1.0 if options.clip else None,
         )
@@ -179,7 +198,7 @@ class Diffusion(ImageTask):
     def levels(self, x: jax.Array) -> jax.Array:
         """Generated images in grey levels, float32 in [0, 255]."""
         mean, std = (jnp.asarray(v, jnp.float32) for v in (self.mean, self.std))
-        return jnp.clip(255 * (x * std + mean), 0, 255)
+        return jnp.clip(255 * (self.permuted(x) * std + mean), 0, 255)
 
     def _losses(
         self, params: Any, batch: dict, key: jax.Array | None = None
@@ -212,7 +231,8 @@ class Diffusion(ImageTask):
         }
 
     def steps(self, steps: Any) -> dict[str, Program]:
-        """What preflight compiles: training, evaluation and the whole loop of sampling."""
+        """What preflight compiles: training, evaluation, the whole loop of sampling, and of
+        latents the decoding of as many as are decoded at once."""
         options = self.config.sample
         found = super().steps(steps)
         size = sample_batch(self.config)
@@ -221,19 +241,52 @@ class Diffusion(ImageTask):
         number = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=rows)
         passes = options.steps * (1 if options.guidance == 1 else 2)
         passes = 2 * passes - 1 if options.sampler == "heun" else passes
-        return found | {
-            "sample": Program(
-                steps.read(self.generate),
-                (
-                    state.eval_params,
-                    {"label": number, "index": number},
-                    jax.ShapeDtypeStruct((), jnp.uint32, sharding=whole),
-                ),
-                params=state.eval_params,
-                optimizer=(),
-                model_flops=self.flops().forward * passes * size,
-            )
+        found["sample"] = Program(
+            steps.read(self.generate),
+            (
+                state.eval_params,
+                {"label": number, "index": number},
+                jax.ShapeDtypeStruct((), jnp.uint32, sharding=whole),
+            ),
+            params=state.eval_params,
+            optimizer=found["eval"].optimizer,
+            model_flops=self.flops().forward * passes * size,
+        )
+        if self.stored:
+            found["decode"] = self._decode(state, rows, whole)
+        return found
+
+    def _decode(self, state: Any, rows: NamedSharding, whole: NamedSharding) -> Program:
+        """With the autoencoder that the config names, or where its file is not, its sizes."""
+        model = decoder_model(self.config, self.origin)
+        size = generator.decode_size(sample_batch(self.config), generator.mesh_ways(rows.mesh))
+        params = {
+            path: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=whole)
+            for path, shape in autoencoder_names.shapes(model).items()
         }
+        latents = (size, *self.image_shape()[1:])
+        side = self.config.data.image_size * model.factor
+        return Program(
+            generator.decoding(model, self.normalisation, rows.mesh),
+            (tensors.unflatten(params), jax.ShapeDtypeStruct(latents, jnp.float32, sharding=rows)),
+            params=params,
+            optimizer=state,
+            model_flops=flops.decoder(model, side, model.image_channels) * size,
+        )
+
+
+def decoder_model(config: Any, origin: latent_origin.Origin | None) -> AutoencoderKL:
+    """Of `autoencoder.weights`, or as the config's `autoencoder` group says where no file is."""
+    sizes = config.autoencoder
+    if sizes.weights and epath.Path(sizes.weights).exists():
+        return latent_origin.load_autoencoder(config, origin).model
+    return AutoencoderKL(
+        channels=tuple(sizes.channels),
+        layers=sizes.layers,
+        latent=config.data.channels,
+        groups=sizes.groups,
+        attends=sizes.attends,
+    )
 
 
 def process(diffusion: Any) -> Gaussian | Flow:

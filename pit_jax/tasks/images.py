@@ -6,7 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pit_jax.config import label
+from pit_jax.data import permutation
 from pit_jax.data.augmentation import augment, normalise
+from pit_jax.errors import NotOffered
 from pit_jax.models.transformer import attention_choice
 from pit_jax.tasks.program import Program
 
@@ -36,32 +39,69 @@ class ImageTask:
 
     def normalise(self, images: jax.Array) -> jax.Array:
         """uint8 images as the model sees them, float32."""
-        return normalise(images, self.mean, self.std)
+        return self.permuted(normalise(images, self.mean, self.std), images)
+
+    def permuted(self, images: jax.Array, stored: jax.Array | None = None) -> jax.Array:
+        """Images with their pixels as the config permutes them.
+
+        Swaps undo themselves: of permuted images it makes the original ones.
+
+        Args:
+          images: (B, S, S, C).
+          stored: what they were made of, as it came with the batch; it decides where each
+            image has a permutation of its own.
+        """
+        options, side = self.config.data.permutation, self.config.data.image_size
+        if not options.swaps:
+            return images
+        if options.per_image:
+            keys = self.keys({"image": stored}, options.seed)
+            order = permutation.draw_each(keys, side, options.swaps)
+        else:
+            order = permutation.draw(side, options.swaps, options.distance, options.seed)
+        return permutation.apply(images, order)
 
     def augmented(
         self, batch: dict, key: jax.Array, options: Any = None
     ) -> tuple[jax.Array, jax.Array]:
-        """A batch's images changed as `options` say, by default the config's, and normalised,
-        (B, S, S, C) float32; and what their labels became, (B, classes)."""
+        """A batch's images changed as `options` say, by default the config's, normalised and
+        permuted, (B, S, S, C) float32; and what their labels became, (B, classes)."""
         data = self.config.data
         options = data.augmentation if options is None else options
-        images, labels = batch["image"], batch["label"]
-        return augment(images, labels, key, options, self.mean, self.std, data.num_classes)
+        stored, labels = batch["image"], batch["label"]
+        images, targets = augment(
+            stored, labels, key, options, self.mean, self.std, data.num_classes
+        )
+        return self.permuted(images, stored), targets
 
     def image_shape(self) -> tuple[int, int, int, int]:
         """Of one image as a batch."""
         return self.batch_shapes(1)["image"].shape
 
-    def keys(self, batch: dict) -> jax.Array:
-        """A PRNG key for each image of an evaluation batch, (B,): a function of its numbers,
-        so that it is the same at every evaluation, in whatever batch the image comes."""
+    def keys(self, batch: dict, seed: int = 0) -> jax.Array:
+        """A PRNG key for each stored image of a batch, (B,): a function of its numbers and of
+        the seed, so that it is the same every time, in whatever batch the image comes."""
         stored = batch["image"]
         if stored.dtype == jnp.float16:
             stored = jax.lax.bitcast_convert_type(stored, jnp.uint16)
         numbers = stored.reshape(len(stored), -1).astype(jnp.uint32)
         odd = 2 * jnp.arange(numbers.shape[1], dtype=jnp.uint32) + 1  # places count, too
         sums = (numbers * odd).sum(1, dtype=jnp.uint32)
-        return jax.vmap(lambda x: jax.random.fold_in(jax.random.key(0), x))(sums)
+        return jax.vmap(lambda x: jax.random.fold_in(jax.random.key(seed), x))(sums)
+
+    def tokens(self, params: Any, images: jax.Array, batch: dict, mutable: Any = False) -> Any:
+        """What the model makes of every patch: (B, N, d) after the last block, in the order of
+        its sequence.
+
+        Args:
+          images: of an evaluation batch, as `normalise` makes them.
+          batch: what else belongs to them.
+          mutable: as flax's `apply` takes it; then also what blocks sow is returned.
+
+        Raises:
+          NotOffered: if the model has no token for each patch.
+        """
+        raise NotOffered(f"{label(self.config)} has no token for each patch of an image")
 
     def vectors(self, params: Any, batch: dict, extra: jax.Array) -> dict[str, jax.Array]:
         """What the model says of an evaluation batch: "vector" (B, d) float32, and the batch's
@@ -76,8 +116,9 @@ class ImageTask:
           extra: data of the key that decides which.
         """
         options = copy.deepcopy(self.config.data.augmentation)
-        for name in ("grayscale", "mixup", "cutmix", "randaugment", "erasing"):
+        for name in ("grayscale", "blur", "mixup", "cutmix", "randaugment", "erasing"):
             options[name] = 0.0
+        options.three_augment = False
         options.jitter = (0.0, 0.0, 0.0, 0.0)
         images, _ = self.augmented(batch, jax.random.wrap_key_data(extra), options)
         return self._vectors(params, batch, images)

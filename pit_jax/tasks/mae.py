@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from pit_jax.evals import reconstruction
-from pit_jax.models import mae
-from pit_jax.models.embed import unpatchify
+from pit_jax.models import mae, vit
+from pit_jax.models.embed import draw, unpatchify
 from pit_jax.models.sizes import num_kept
 from pit_jax.perf import flops
 from pit_jax.tasks.images import ImageTask
@@ -81,7 +81,7 @@ class MaskedAutoencoding(ImageTask):
 
         def levels(patches: jax.Array) -> jax.Array:
             x = unpatchify(patches, config.data.image_size, patch)
-            return jnp.clip(255 * (x * std + mean), 0, 255)
+            return jnp.clip(255 * (self.permuted(x, images) * std + mean), 0, 255)
 
         grey = mae.target((jnp.full(images.shape, 0.5) - mean) / std, patch, normalise=False)
         return {
@@ -100,12 +100,18 @@ class MaskedAutoencoding(ImageTask):
         """The encoder's vector of each whole image, (B, d), as a head would read it."""
         return self.model.apply({"params": params}, images)
 
+    def tokens(self, params: Any, images: jax.Array, batch: dict, mutable: Any = False) -> Any:
+        """Every patch's token in the encoder, which sees them all: (B, N, d); see
+        tasks/images.py."""
+        encoder = vit.Tokens(**vit.fields(self.config.model))
+        return encoder.apply({"params": params}, images, mutable=mutable)
+
     def fixed_masks(self, images: jax.Array) -> jax.Array:
         """The patches that evaluation keeps of uint8 images (B, S, S, C): (B, kept) int32."""
         return self._draw(self.keys({"image": images}))
 
     def _draw(self, keys: jax.Array) -> jax.Array:
-        return jax.vmap(lambda key: mae.draw(key, self.patches, self.kept))(keys)
+        return jax.vmap(lambda key: draw(key, self.patches, self.kept))(keys)
 
     def _losses(
         self, params: Any, images: jax.Array, keep: jax.Array, key: jax.Array | None = None

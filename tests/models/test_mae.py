@@ -10,7 +10,7 @@ import pytest
 
 from pit_jax import validation
 from pit_jax.models import mae
-from pit_jax.models.embed import patchify, unpatchify
+from pit_jax.models.embed import draw, patchify, unpatchify
 from pit_jax.models.sizes import num_kept
 from pit_jax.parallel import mesh as meshes
 
@@ -45,7 +45,7 @@ def pictures(count: int = 3, channels: int = 3, seed: int = 1) -> jax.Array:
 
 def keeps(count: int, patches: int, kept: int, seed: int = 2) -> jax.Array:
     keys = jax.random.split(jax.random.key(seed), count)
-    return jax.vmap(lambda key: mae.draw(key, patches, kept))(keys)
+    return jax.vmap(lambda key: draw(key, patches, kept))(keys)
 
 
 @functools.partial(jax.jit, static_argnums=0)

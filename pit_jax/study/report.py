@@ -1,0 +1,348 @@
+"""A comparison as one self-contained HTML file, from the template beside this one."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from pit_jax import __version__
+from pit_jax.config import FIELDS
+from pit_jax.study import curves, gallery, plots, provenance, statistics, summary
+from pit_jax.study.compare import Comparison, around, factor, number, p_value, unit
+from pit_jax.study.export import mean_cost
+from pit_jax.study.groups import text
+
+PUBLISHED = "published ◇"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A plot in both widths, and the values that it draws."""
+
+    title: str
+    caption: str
+    wide: markupsafe.Markup
+    narrow: markupsafe.Markup
+    values: Table
+
+
+def to_html(comparison: Comparison) -> str:
+    """The report: nothing in it is fetched from elsewhere, all text is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pit_jax", "study"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    pictures, dropped = gallery.pictures(comparison)
+    studies = [_study(sweep.text) for sweep in comparison.found.sweeps if sweep.text]
+    alone = studies[0] if len(studies) == 1 else None
+    return environment.get_template("report.html.j2").render(
+        title=alone["title"] if alone else _title(comparison),
+        studies=studies,
+        alone=bool(alone),
+        comparison=comparison,
+        sentences=[s.replace(" %", "\N{NO-BREAK SPACE}%") for s in summary.sentences(comparison)],
+        metric=comparison.metric,
+        measured=_measured(comparison),
+        values=_single_values(comparison),
+        figures=_figures(comparison),
+        curves=[_curves(comparison, name) for name in curves.names(comparison)],
+        varies=_varies(comparison),
+        uncounted=summary.uncounted(comparison),
+        costs=_costs(comparison),
+        more=_other_metrics(comparison),
+        elsewhere=_elsewhere(comparison),
+        pictures=pictures,
+        dropped=dropped,
+        made=provenance.made_by(comparison.runs),
+        commands=provenance.commands(comparison.runs, comparison.found.sweeps),
+        shared=provenance.shared(comparison.runs),
+        published=PUBLISHED,
+        version=__version__,
+        seeds=sorted({seed for entry in comparison.entries for seed in entry.values}),
+    )
+
+
+def to_svg(comparison: Comparison) -> str:
+    """The report's key plot alone: along the field that varies, or else a row a setting."""
+    figures = _figures(comparison)
+    along = [figure for figure in figures if " along " in figure.title]
+    return plots.alone(str((along or figures)[0].wide))
+
+
+# Words --------------------------------------------------------------------------------
+
+
+def _title(comparison: Comparison) -> str:
+    labels = [entry.label for entry in comparison.entries]
+    if len(labels) == 1:
+        return f"{labels[0]}: {comparison.metric}"
+    if len(labels) <= 3:
+        return f"{', '.join(labels[:-1])} and {labels[-1]} compared"
+    return f"{len(labels)} settings compared"
+
+
+def _study(docstring: str) -> dict[str, Any]:
+    """{"title", "blocks": [("p" or "pre", text)]} of a study's docstring."""
+    first, _, rest = docstring.strip().partition("\n")
+    blocks: list[tuple[str, str]] = []
+    for block in rest.split("\n\n"):
+        lines = [line for line in block.splitlines() if line.strip()]
+        if not lines:
+            continue
+        if all(line.startswith("    ") for line in lines):
+            blocks.append(("pre", "\n".join(line[4:] for line in lines)))
+        else:
+            paragraph = " ".join(line.strip() for line in lines).removeprefix("Question: ")
+            paragraph = paragraph[:1].upper() + paragraph[1:]
+            blocks.append(("p", markupsafe.Markup(_code(paragraph))))
+    return {"title": first.strip().removesuffix("."), "blocks": blocks}
+
+
+def _code(paragraph: str) -> str:
+    """HTML of a paragraph, what stands between back quotes as code."""
+    parts = [str(markupsafe.escape(part)) for part in paragraph.split("`")]
+    if len(parts) % 2 == 0:  # one of them has no partner
+        return str(markupsafe.escape(paragraph))
+    return "".join(f"<code>{x}</code>" if i % 2 else x for i, x in enumerate(parts))
+
+
+def _axis(comparison: Comparison) -> str:
+    return f"{comparison.metric}{', %' if unit(comparison.metric) else ''}"
+
+
+# Tables -------------------------------------------------------------------------------
+
+
+def _measured(comparison: Comparison) -> Table:
+    metric, entries = comparison.metric, comparison.entries
+    heads = ["setting", "seeds", f"mean{', %' if unit(metric) else ''}"]
+    heads += ["difference from baseline"] if len(entries) > 1 else []
+    tested = any(e.p_permutation is not None for e in entries)
+    heads += ["p (t-test)", "p (permutation)"] if tested else []
+    with_published = any(e.published for e in entries)
+    rows = []
+    for entry in entries:
+        mean = around(metric, entry.mean, entry.interval) if entry.values else "–"
+        row = [entry.label, str(len(entry.values)), mean]
+        row += [summary.difference(comparison, entry)] if len(entries) > 1 else []
+        row += [p_value(entry.p_t), p_value(entry.p_permutation)] if tested else []
+        published = ", ".join(number(metric, p["value"]) for p in entry.published)
+        rows.append([*row, published or "–"] if with_published else row)
+    heads += [PUBLISHED] if with_published else []
+    caption = (
+        f"{metric}: mean{' ± half of its 95 % interval' if comparison.seeds > 1 else ''}"
+        f"{', differences from the baseline' if len(entries) > 1 else ''}"
+    )
+    return Table(caption, heads, rows)
+
+
+def _single_values(comparison: Comparison) -> Table | None:
+    seeds = sorted({seed for entry in comparison.entries for seed in entry.values})
+    if len(seeds) < 2:
+        return None
+    rows = [
+        [e.label, *(number(comparison.metric, e.values.get(seed)) for seed in seeds)]
+        for e in comparison.entries
+    ]
+    return Table(
+        f"{_axis(comparison)}: every seed", ["setting", *(f"seed {s}" for s in seeds)], rows
+    )
+
+
+def _varies(comparison: Comparison) -> Table | None:
+    if not comparison.fields:
+        return None
+    rows = []
+    for entry in comparison.entries:
+        fields = entry.group.fields
+        rows.append(
+            [entry.label, *(text(fields[n]) if n in fields else "–" for n in comparison.fields)]
+        )
+    return Table("Fields of the config that differ", ["setting", *comparison.fields], rows)
+
+
+def _costs(comparison: Comparison) -> Table | None:
+    costs = [mean_cost(entry) for entry in comparison.entries]
+    if all(value is None for cost in costs for value in cost.values()):
+        return None
+    heads = ["setting", "tokens", "parameters", "forward FLOPs an image", "images/s"]
+    rows = [
+        [entry.label, *summary.cost_texts(cost)]
+        for entry, cost in zip(comparison.entries, costs, strict=True)
+    ]
+    caption = "Cost of one run, mean over its seeds; images/s and hours as measured on its machine"
+    return Table(caption, [*heads, "device-hours"], rows)
+
+
+def _other_metrics(comparison: Comparison) -> Table | None:
+    """Means of what else every run was measured by."""
+    names = dict.fromkeys(name for run in comparison.runs for name in run.result)
+    names = [n for n in names if n not in (comparison.metric, "eval/examples")]
+    rows = []
+    for entry in comparison.entries:
+        row = [entry.label]
+        for name in names:
+            values = [run.result.get(name) for run in entry.group.runs]
+            values = [v for v in values if v is not None and math.isfinite(v)]
+            mean = math.fsum(values) / len(values) if values else None
+            row.append("–" if mean is None else around(name, mean, statistics.interval(values)))
+        rows.append(row)
+    heads = ["setting", *(f"{name}{', %' if unit(name) else ''}" for name in names)]
+    return Table("Other measurements of the last step", heads, rows) if names else None
+
+
+def _elsewhere(comparison: Comparison) -> dict[str, Any] | None:
+    if not comparison.elsewhere:
+        return None
+    rows = [
+        [p["label"], p["metric"], number(p["metric"], p["value"]), p["note"] or "–"]
+        for p in comparison.elsewhere
+    ]
+    table = Table("Published, of other settings", ["setting", "metric", "value", "note"], rows)
+    same = [p for p in comparison.elsewhere if p["metric"] == comparison.metric]
+    drawn = [
+        plots.Row(p["label"], published=[p["value"] * factor(comparison.metric)]) for p in same
+    ]
+    title = f"Published {comparison.metric} of other settings"
+    alt = "; ".join(f"{p['label']} {number(p['metric'], p['value'])}" for p in same)
+    axis = f"{_axis(comparison)} (published)"
+    pair = [
+        markupsafe.Markup(plots.dots(drawn, axis, title, alt, width)) if drawn else ""
+        for width in (plots.WIDE, plots.NARROW)
+    ]
+    return {"table": table, "wide": pair[0], "narrow": pair[1]}
+
+
+# Plots --------------------------------------------------------------------------------
+
+
+def _figures(comparison: Comparison) -> list[Figure]:
+    metric, times = comparison.metric, factor(comparison.metric)
+
+    def scaled(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+        return interval and (interval[0] * times, interval[1] * times)
+
+    rows = [
+        plots.Row(
+            entry.label,
+            [value * times for value in entry.values.values()],
+            entry.mean * times if entry.values else None,
+            scaled(entry.interval),
+            [p["value"] * times for p in entry.published],
+            place,
+        )
+        for place, entry in enumerate(comparison.entries)
+    ]
+    alt = "; ".join(_spoken(row) for row in rows)
+    marks = "Large dot: mean; small dots: seeds; line: 95 % interval of the mean, open where it"
+    marks += " goes on beyond the axis."
+    if any(row.published for row in rows):
+        marks += " Hollow diamond ◇: published, not measured here."
+    if comparison.seeds == 1:
+        marks = "One seed each: a dot is a single run."
+    values = _measured(comparison)
+    found = [
+        _figure(
+            f"{metric} of each setting",
+            marks,
+            values,
+            lambda title, width: plots.dots(rows, _axis(comparison), title, alt, width),
+        )
+    ]
+    if len(comparison.fields) == 1 and len(rows) > 3:
+        (name,) = comparison.fields
+        short = [
+            dataclasses.replace(row, label=text(entry.group.fields[name]), published=())
+            for row, entry in zip(rows, comparison.entries, strict=True)
+        ]
+        found.append(
+            _figure(
+                f"{metric} along {name}",
+                f"{name}: {FIELDS[name].doc if name in FIELDS else 'of the start'}. {marks}",
+                values,
+                lambda title, width: plots.dose(short, _axis(comparison), name, title, alt, width),
+            )
+        )
+    compared = [e for e in comparison.entries if e.difference and e.difference.interval]
+    if compared:
+        differences = [
+            plots.Row(
+                e.label,
+                mean=e.difference.mean * times,
+                interval=scaled(e.difference.interval),
+                colour=comparison.entries.index(e),
+            )
+            for e in compared
+        ]
+        axis = f"difference in {metric}{', points' if unit(metric) else ''}"
+        heads = ["setting", "difference", "from", "to"]
+        cells = [
+            [
+                e.label,
+                *(number(metric, x, True) for x in (e.difference.mean, *e.difference.interval)),
+            ]
+            for e in compared
+        ]
+        told = "; ".join(f"{c[0]} {c[1]}, interval {c[2]} to {c[3]}" for c in cells)
+        found.append(
+            _figure(
+                f"Difference from the baseline: {comparison.baseline}",
+                "Dot: mean difference; line: its 95 % interval, of each comparison alone. Where"
+                " it crosses the upright line at 0, these seeds do not tell the two apart.",
+                Table(axis, heads, cells),
+                lambda title, width: plots.dots(differences, axis, title, told, width, zero=True),
+            )
+        )
+    return found
+
+
+def _figure(title: str, caption: str, values: Table, draw: Any) -> Figure:
+    wide, narrow = (markupsafe.Markup(draw(title, w)) for w in (plots.WIDE, plots.NARROW))
+    return Figure(title, caption, wide, narrow, values)
+
+
+def _spoken(row: plots.Row) -> str:
+    """What a plot's row says to those who do not see it."""
+    if row.mean is None:
+        return f"{row.label}: no value"
+    told = f"{row.label} {row.mean:.4g}"
+    if row.interval:
+        told += f" (interval {row.interval[0]:.4g} to {row.interval[1]:.4g})"
+    return told + "".join(f", published {value:.4g}" for value in row.published)
+
+
+def _curves(comparison: Comparison, name: str) -> Figure:
+    drawn, along = curves.of(comparison, name)
+    steps = sorted({step for curve in drawn for step in curve.steps})
+    shown = steps[:: max(1, math.ceil(len(steps) / 24))]
+    rows = []
+    for step in shown:
+        row = [f"{step:,.0f}"]
+        for curve in drawn:
+            place = curve.steps.index(step) if step in curve.steps else None
+            row.append("–" if place is None else f"{curve.mean[place]:.4g}")
+        rows.append(row)
+    axis = f"{name}{', %' if unit(name) else ''}"
+    table = Table(f"Means of {axis}", [along, *(curve.label for curve in drawn)], rows)
+    ends = "; ".join(f"{c.label} ends at {c.mean[-1]:.4g}" for c in drawn)
+    banded = any(h > low for c in drawn for h, low in zip(c.high, c.low, strict=True))
+    caption = "Line: mean over seeds; band: from the lowest seed to the highest." if banded else ""
+    return _figure(
+        name,
+        caption,
+        table,
+        lambda title, width: plots.curves(drawn, axis, along, title, ends, width),
+    )

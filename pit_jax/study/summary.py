@@ -1,0 +1,169 @@
+"""A comparison in words, and on a terminal of 80 columns."""
+
+import sys
+import textwrap
+
+from pit_jax.study import tables
+from pit_jax.study.compare import Comparison, Entry, around, number, p_value, unit
+from pit_jax.study.export import mean_cost
+
+_LISTED = 6  # comparisons that are told one by one
+_TESTS = ("p_t", "p_permutation")
+SHOWN_SEEDS = 8  # columns of single values
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """What came out, no more than the intervals allow to say."""
+    metric, base = comparison.metric, comparison.baseline
+    entries = [e for e in comparison.entries if e.values]
+    told = []
+    if len(entries) <= _LISTED:
+        told.append(f"{metric}: {'; '.join(_mean(metric, entry) for entry in entries)}.")
+    else:
+        ordered = sorted(entries, key=lambda e: e.mean)
+        ends = f"from {_mean(metric, ordered[0])} to {_mean(metric, ordered[-1])}"
+        told.append(f"{metric} of {len(entries)} settings: {ends}.")
+    compared = [e for e in entries if e.difference]
+    known = [e for e in compared if e.difference.interval]
+    if compared and not known:
+        told.append(
+            "There is no interval of a difference with so few seeds: whether another seed would"
+            " turn the order round is not known."
+        )
+    elif len(compared) <= _LISTED:
+        told += [_against(metric, base, entry) for entry in known]
+    else:
+        above = sum(e.difference.interval[0] > 0 for e in known)
+        below = sum(e.difference.interval[1] < 0 for e in known)
+        told.append(
+            f"Of {len(known)} differences from {base}, the 95 % interval lies above 0 in {above},"
+            f" below 0 in {below} and holds 0 in {len(known) - above - below}."
+        )
+    tested = [e for e in compared if e.p_permutation is not None]
+    if len(compared) > _LISTED and tested:
+        small = [
+            sum((p or 1) < 0.05 for p in (getattr(e, name) for e in tested)) for name in _TESTS
+        ]
+        told.append(
+            f"After Holm's correction p is below 0.05 for {small[0]} of {len(tested)} by the t-test"
+            f" and for {small[1]} by the permutation test."
+        )
+    return told
+
+
+def show(comparison: Comparison) -> None:
+    """Prints the tables, then warnings, unfinished runs and notes."""
+    metric, entries = comparison.metric, comparison.entries
+    with_p = any(e.p_permutation is not None for e in entries)
+    published = any(e.published for e in entries)
+    heads = ["setting", "seeds", "mean"] + (["difference"] if len(entries) > 1 else [])
+    heads += ["published"] if published else []
+    rows = []
+    for entry in entries:
+        row = [entry.label, len(entry.values)]
+        row.append(around(metric, entry.mean, entry.interval) if entry.values else "–")
+        if len(entries) > 1:
+            row.append(difference(comparison, entry))
+        if published:
+            row.append(", ".join(number(metric, p["value"]) for p in entry.published) or "–")
+        rows.append(row)
+    tables.show(f"{metric}{', %' if unit(metric) else ''}", heads, rows)
+    if with_p:
+        rows = [[e.label, p_value(e.p_t), p_value(e.p_permutation)] for e in entries]
+        tables.show("", ["corrected p", "t-test", "permutation test"], rows)
+    seeds = sorted({seed for entry in entries for seed in entry.values})
+    if 1 < len(seeds) <= SHOWN_SEEDS:
+        rows = [[e.label, *(number(metric, e.values.get(s)) for s in seeds)] for e in entries]
+        tables.show("", ["every value", *(f"seed {seed}" for seed in seeds)], rows)
+    costs = [mean_cost(entry) for entry in entries]
+    if any(value is not None for cost in costs for value in cost.values()):
+        names = ["cost", "tokens", "parameters", "FLOPs/image", "images/s", "device-h"]
+        rows = [
+            [entry.label, *cost_texts(cost)] for entry, cost in zip(entries, costs, strict=True)
+        ]
+        tables.show("", names, rows)
+    for line in comparison.warnings:
+        _print(f"warning: {line}")
+    for line in (*uncounted(comparison), *comparison.notes):
+        _print(line)
+
+
+def uncounted(comparison: Comparison) -> list[str]:
+    """Runs without a result: each with its state, or of many in one state how many there are."""
+    by_state: dict[str, list[str]] = {}
+    for name, state in comparison.found.others:
+        by_state.setdefault(state, []).append(name)
+    lines = []
+    for state, names in by_state.items():
+        if len(names) <= _LISTED:
+            lines += [f"not counted: {name} ({state})" for name in names]
+        else:
+            lines.append(f"not counted: {len(names)} runs ({state}), {names[0]} the first of them")
+    return lines
+
+
+def difference(comparison: Comparison, entry: Entry) -> str:
+    """A table's cell: "+0.83 ± 1.02", "baseline"."""
+    if entry.label == comparison.baseline:
+        return "baseline"
+    if entry.difference is None:
+        return "–"
+    found = entry.difference
+    return around(comparison.metric, found.mean, found.interval, sign=True)
+
+
+def cost_texts(cost: dict[str, float | None]) -> list[str]:
+    """Tokens, parameters, forward FLOPs, images/s and device hours, as a table has them."""
+    whole = [cost["tokens"], cost["parameters"]]
+    shown = ["–" if value is None else f"{value:,.0f}" for value in whole]
+    shown.append(_si(cost["forward_flops"]))
+    rate = cost["images_per_s"]
+    shown.append("–" if rate is None else f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}")
+    hours = cost["device_hours"]
+    return [*shown, "–" if hours is None else f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"]
+
+
+def _mean(metric: str, entry: Entry) -> str:
+    count = len(entry.values)
+    value = f"{number(metric, entry.mean)}{' %' if unit(metric) else ''}"
+    if entry.interval is None:
+        return f"{entry.label} {value} (one seed)"
+    low, high = (number(metric, x) for x in entry.interval)
+    return f"{entry.label} {value} (95 % interval {low} to {high}, {count} seeds)"
+
+
+def _against(metric: str, base: str, entry: Entry) -> str:
+    found = entry.difference
+    low, high = found.interval
+    points = " points" if unit(metric) else ""
+    head = (
+        f"{entry.label} is {number(metric, abs(found.mean))}{points}"
+        f" {'above' if found.mean > 0 else 'below'} {base}"
+    )
+    if found.mean == 0:
+        head = f"{entry.label} has the same mean as {base}"
+    between = f"{number(metric, low, True)} to {number(metric, high, True)}"
+    holds = "which holds 0" if low <= 0 <= high else "which leaves 0 out"
+    paired = f"paired over {found.count} seeds" if found.paired else "independent groups"
+    text = f"{head} (95 % interval of the difference {between}, {paired}), {holds}"
+    if entry.p_permutation is not None:
+        tests = f"t-test {p_value(entry.p_t)}, permutation test {p_value(entry.p_permutation)}"
+        text += f"; p after Holm's correction: {tests}"
+    elif low <= 0 <= high:
+        text += ": these runs do not tell the two apart"
+    return f"{text}."
+
+
+def _si(value: float | None) -> str:
+    """ "29.9 M", "20.6 G"."""
+    if value is None:
+        return "–"
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"
+
+
+def _print(line: str) -> None:
+    print("\n".join(textwrap.wrap(line, 80, subsequent_indent="  ", break_long_words=False)))
+    sys.stdout.flush()

@@ -32,13 +32,24 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from pit_jax import configfile, rundir, validation
     from pit_jax.parallel import processes
 
-    config = configfile.override(rundir.RunDir(args.workdir).config(), overrides)
+    if args.samples and (args.probe or args.locality or args.step is not None):
+        raise ConfigError("--samples are of one checkpoint: leave --step and other measures out")
+    config = rundir.RunDir(args.workdir).config()
+    config = validation.resolve(configfile.override(config, overrides))
     heartbeat_s, deterministic = config.launch.heartbeat_s, config.train.deterministic
     processes.start(heartbeat_s, deterministic, validation.cpu_devices(config))
-    from pit_jax.evaluate import evaluate as run
+    if args.samples:
+        from pit_jax.sample_metrics import measure
 
-    for name, value in run(config, args.workdir, args.step, which=args.probe).items():
-        print(f"{name:26} {value:.6g}")
+        found = measure(config, args.workdir, args.samples)
+    else:
+        from pit_jax.evaluate import evaluate as run
+
+        which = [*args.probe, *(["locality"] if args.locality else [])]
+        found = run(config, args.workdir, args.step, which=which)
+    for name, value in found.items():
+        if not name.startswith("eval/locality/"):  # which came as a table
+            print(f"{name:26} {value:.6g}")
 
 
 def sample(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -79,7 +90,7 @@ def preflight(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Measure the training step on this machine, alone, against PyTorch or another config."""
+    """Measure the training step on this machine, alone or against another, or the input."""
     import json
 
     from pit_jax.perf import bench
@@ -88,11 +99,73 @@ def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise ConfigError(f"--steps {args.steps}: at least 2")
     if args.json:
         _check_writable(args.json)
-    result = bench.main(args.config, overrides, args.against, args.steps)
-    print(bench.report(result))
+    if args.input_only:
+        from pit_jax.perf import bench_input
+
+        if args.against:
+            raise ConfigError("--input-only is measured against PIL alone: leave out --against")
+        result = bench_input.main(args.config, overrides, args.steps)
+        print(bench_input.report(result))
+    else:
+        result = bench.main(args.config, overrides, args.against, args.steps)
+        print(bench.report(result))
     if args.json:
         with open(args.json, "w") as file:
             file.write(json.dumps(result, indent=1) + "\n")
+
+
+def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Run every point of a study, or search a space; goes on by itself where it was cut off."""
+    if args.shard and "/" not in args.shard:
+        raise ConfigError(f"--shard {args.shard}: write K/N such as 0/4")
+    if args.search is None and args.storage:
+        raise ConfigError("--storage is the database of a --search")
+    only = args.only or args.shard
+    if args.search is not None:
+        from pit_jax.study import search
+
+        if only:
+            raise ConfigError("--search: several machines share a --storage, and no --only")
+        words = (args.file, args.workdir, args.search, overrides, args.storage)
+        if args.dry_run:
+            search.plan(*words)
+        else:
+            search.search(*words, args.jobs, args.retries)
+        return
+    from pit_jax.study import sweep as study
+
+    if args.dry_run:
+        study.plan(args.file, args.workdir, overrides, only)
+    else:
+        study.sweep(args.file, args.workdir, overrides, args.jobs, only, args.retries)
+
+
+def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Hold finished runs against each other: a table, statistics, a report."""
+    _no_overrides(overrides)
+    if args.out and not args.out.endswith((".html", ".htm")):
+        raise ConfigError(f"--out {args.out}: a report is an HTML file, e.g. report.html")
+    if args.plot and not args.plot.endswith(".svg"):
+        raise ConfigError(f"--plot {args.plot}: a plot is an SVG file, e.g. plot.svg")
+    for flag in ("out", "csv", "json", "plot"):
+        if (path := getattr(args, flag)) and "://" not in path:
+            _check_writable(path, flag)
+    from pit_jax import files
+    from pit_jax.study import compare, export, report, summary
+
+    found = compare.compare(args.directories, args.baseline, args.metric)
+    made = {
+        args.csv: export.to_csv,
+        args.json: export.to_json,
+        args.plot: report.to_svg,
+        args.out: report.to_html,
+    }
+    for path, write in made.items():  # before anything is printed: `| head` takes no file away
+        if path:
+            files.write(path, write(found))
+    summary.show(found)
+    for path in filter(None, made):
+        print(f"written: {path}")
 
 
 def weights(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -153,6 +226,8 @@ def parser() -> argparse.ArgumentParser:
         show=show,
         preflight=preflight,
         bench=bench,
+        sweep=sweep,
+        compare=compare,
         weights=weights,
         data_prepare=data_prepare,
         data_latents=data_latents,
@@ -201,11 +276,11 @@ def _labels(words: Sequence[str] | None) -> str | list[int] | None:
     return [int(word) for word in words]
 
 
-def _check_writable(path: str) -> None:
+def _check_writable(path: str, flag: str = "json") -> None:
     """Refuses a file that cannot be written, before anything is measured for it."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder) or os.path.isdir(path) or not os.access(folder, os.W_OK):
-        raise ConfigError(f"--json {path} cannot be written")
+        raise ConfigError(f"--{flag} {path} cannot be written")
 
 
 def _no_overrides(words: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from pit_jax.diffusion.names import SAMPLERS
+from pit_jax.diffusion.names import SAMPLERS, SPACINGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Field:
 
 
 F = Field
-TASKS = ("classification", "mae", "diffusion", "autoencoder")
+TASKS = ("classification", "mae", "diffusion", "autoencoder", "autoregressive")
 FIELDS: dict[str, Field] = {
     "task": F("classification", "what is trained", choices=TASKS),
     # model
     "model.name": F(
         "vit",
         "architecture; PiT is vit or dit with patch 1",
-        choices=("vit", "dit", "autoencoder"),
+        choices=("vit", "dit", "autoencoder", "convnet", "perceiver", "igpt"),
     ),
     "model.width": F(192, "channels of a token", low=1),
     "model.depth": F(12, "layers", low=1),
@@ -51,6 +51,26 @@ FIELDS: dict[str, Field] = {
         "what the head reads: [CLS], the mean of all tokens without a [CLS] among them, or the"
         " mean of all but [CLS]",
         choices=("cls", "mean", "patches"),
+    ),
+    "model.order": F(
+        "raster",
+        "in which patches stand in the sequence: row by row, column by column, rows to and fro,"
+        " along Hilbert's curve, or randomly",
+        choices=("raster", "columns", "snake", "hilbert", "random"),
+    ),
+    "model.order_seed": F(0, "which random order that is", low=0, high=2**32 - 1),
+    "model.window": F(
+        (),
+        "tokens see those within this Euclidean distance, in tokens, and [CLS]: () = no windows;"
+        " one radius, or one a layer; 0 = itself, negative = everything",
+    ),
+    "model.window_layers": F(
+        0, "of one radius: only the first so many layers have it, the others see all; 0 = all have",
+        low=0,
+    ),
+    "model.token_drop": F(
+        0.0, "share of an image's tokens left out in training, others in every step", low=0.0,
+        high=0.99,
     ),
     "model.embed": F("linear", "how pixels enter", choices=("linear", "dictionary")),
     "model.dictionary_bits": F(8, "bits a channel of the colour dictionary", low=1, high=8),
@@ -112,6 +132,12 @@ FIELDS: dict[str, Field] = {
         choices=tuple(name for names in SAMPLERS.values() for name in names),
     ),
     "sample.steps": F(250, "of the sampler", low=1),
+    "sample.spacing": F(
+        "linspace",
+        "gaussian: keep timesteps evenly from the first to the last, or at an integer stride from"
+        " the first on (leading; public DiT's ddim50)",
+        choices=SPACINGS,
+    ),
     "sample.eta": F(0.0, "ddim: share of ddpm's noise", low=0.0, high=1.0),
     "sample.guidance": F(1.0, "scale of classifier-free guidance; 1 = none", low=0.0),
     "sample.guidance_channels": F(
@@ -139,9 +165,27 @@ FIELDS: dict[str, Field] = {
     "autoencoder.weights": F(
         "", "latents: the autoencoder they were made by; images are decoded with it"
     ),
+    # earlier answers to the question how much locality it takes
+    "convnet.channels": F((32, 64), "of each stage"),
+    "convnet.layers": F((1, 1), "residual blocks of each stage, two convolutions each"),
+    "convnet.kernel": F(3, "side of the filters in pixels, odd; 1 = no neighbourhood", low=1),
+    "convnet.downsample": F(False, "halve the side between stages by averaging 2×2 places"),
+    "perceiver.latents": F(32, "vectors that read the pixels by cross-attention", low=1),
+    "perceiver.rounds": F(
+        2,
+        "times they do so, model.depth layers of self-attention after each; those after the"
+        " first share their weights",
+        low=1,
+    ),
+    "autoregressive.levels": F(
+        8, "of a channel; a pixel has one of levels ^ channels colours", low=2, high=256
+    ),
     # data
     "data.name": F("digits", "digits, folder, latents, or the name of a TensorFlow Datasets set"),
     "data.dir": F("", "where the set lies; empty = $TFDS_DATA_DIR or ~/tensorflow_datasets"),
+    "data.latents_of": F(
+        "", "latents: the set of images they are of, for its size where their store is not here"
+    ),
     "data.split": F("train", "training split, or folder of class folders"),
     "data.eval_split": F("test", "evaluation split, or folder of class folders"),
     "data.per_class": F(0, "train on so many examples of each class only; 0 = on all", low=0),
@@ -154,20 +198,55 @@ FIELDS: dict[str, Field] = {
     "data.in_memory_gb": F(4.0, "sets up to this size (as uint8) are held in memory, GB", low=0.0),
     "data.workers": F(0, "processes that decode streamed images; 0 = threads only", low=0),
     "data.corrupt": F("refuse", "an image that cannot be decoded", choices=("refuse", "skip")),
+    "data.eval_crop": F(
+        1.0,
+        "share of the shorter side that the centre crop keeps where images are not cropped at"
+        " random; published ImageNet evaluations keep 0.875",
+        low=0.1,
+        high=1.0,
+    ),
+    # permutation of pixels, after augmentation, before patches are cut
+    "data.permutation.swaps": F(
+        0, "pairs of pixels that trade places, no pixel twice; 0 = none", low=0
+    ),
+    "data.permutation.distance": F(
+        0, "largest |Δrow| + |Δcolumn| of a pair, pixels; 0 = no limit", low=0
+    ),
+    "data.permutation.seed": F(0, "which pairs those are", low=0, high=2**32 - 1),
+    "data.permutation.per_image": F(
+        False,
+        "False: the same pairs in all images of both splits; True: other pairs in each, a"
+        " function of the seed and of the image's pixels before augmentation",
+    ),
     # augmentation, inside the jitted training step
     "data.augmentation.crop": F(
-        "none", "random crop: of the padded image, or of random area", choices=("none", "pad", "resized")
+        "none",
+        "random crop: of the image with black around it, of random area, or of the image resized to"
+        " its shorter side and mirrored at its border (DeiT III)",
+        choices=("none", "pad", "resized", "simple"),
     ),
-    "data.augmentation.pad": F(4, "pixels of padding around the image for crop=pad", low=1),
+    "data.augmentation.pad": F(4, "pixels around the image for crop=pad and simple", low=1),
     "data.augmentation.scale": F((0.2, 1.0), "range of a resized crop's area, share of the image"),
     "data.augmentation.ratio": F((0.75, 4 / 3), "range of a resized crop's width / height"),
     "data.augmentation.interpolation": F(
         "bicubic", "of a resized crop, antialiased", choices=("bilinear", "bicubic")
     ),
     "data.augmentation.flip": F(0.0, "probability of a horizontal flip", low=0.0, high=1.0),
+    "data.augmentation.three_augment": F(
+        False, "one of grayscale, solarisation and Gaussian blur, evenly (DeiT III)"
+    ),
     "data.augmentation.grayscale": F(0.0, "probability of losing all colour", low=0.0, high=1.0),
+    "data.augmentation.grayscale_first": F(
+        True, "before the jitter, as in MoCo v1; False: after it, as in MoCo v2"
+    ),
     "data.augmentation.jitter": F(
         (0.0, 0.0, 0.0, 0.0), "strength of brightness, contrast, saturation and hue jitter"
+    ),
+    "data.augmentation.jitter_prob": F(
+        1.0, "probability of that jitter; MoCo v2 has 0.8", low=0.0, high=1.0
+    ),
+    "data.augmentation.blur": F(
+        0.0, "probability of a Gaussian blur of 0.1 to 2 pixels", low=0.0, high=1.0
     ),
     "data.augmentation.randaugment": F(
         0.0, "magnitude of RandAugment's operations, timm's increasing set; 0 = off", low=0.0, high=10.0
@@ -181,6 +260,18 @@ FIELDS: dict[str, Field] = {
     ),
     "data.augmentation.mixup": F(0.0, "alpha of mixup's Beta distribution; 0 = off", low=0.0),
     "data.augmentation.cutmix": F(0.0, "alpha of cutmix's; with both on, one of them a batch", low=0.0),
+    "data.augmentation.mixup_prob": F(
+        1.0, "probability that a batch is mixed at all, by mixup or cutmix", low=0.0, high=1.0
+    ),
+    "data.augmentation.mixup_switch_prob": F(
+        0.5, "with both on, probability of cutmix", low=0.0, high=1.0
+    ),
+    "data.augmentation.repeats": F(
+        1,
+        "times that an image comes in a row, augmented differently; an epoch is as many examples"
+        " as ever, of as many fewer images",
+        low=1,
+    ),
     # optim
     "optim.name": F("adamw", "optimiser", choices=("adamw", "sgd")),
     "optim.lr": F(1e-3, "peak learning rate; see lr_batch", low=0.0),
@@ -219,9 +310,12 @@ FIELDS: dict[str, Field] = {
     "eval.every": F("10%", "between evaluations; the last step is always evaluated", length=True),
     "eval.batch_size": F(0, "examples an evaluation step; 0 = train.batch_size", low=0),
     "eval.what": F(
-        ("accuracy",), "evaluations of the task, and probes, to run during training"
+        ("accuracy",), "evaluations of the task, probes, and locality, to run during training"
     ),
     "eval.pictures": F(8, "images in a picture grid; of generated ones so many a class", low=1),
+    "eval.locality_images": F(
+        256, "held-out images that attention and receptive field are measured on", low=1
+    ),
     "eval.reference": F(
         "", "generation: statistics or images to compare with (.npz); empty = the training set"
     ),
@@ -279,6 +373,12 @@ def label(c: ConfigDict) -> str:
     """What tables call the model and its task: "PiT", "ViT/2", "PiT mae", "autoencoder f8c4"."""
     if c.task == "autoencoder":  # image's side / latents' side, channels of the latents
         return f"autoencoder f{2 ** (len(c.autoencoder.channels) - 1)}c{c.autoencoder.latent}"
+    if c.model.name == "convnet":
+        return f"ConvNet {c.convnet.kernel}×{c.convnet.kernel}"
+    if c.model.name == "perceiver":
+        return "Perceiver" if c.model.patch == 1 else f"Perceiver/{c.model.patch}"
+    if c.model.name == "igpt":
+        return "iGPT"
     family = "DiT" if c.model.name == "dit" else "ViT"
     name = "PiT" if c.model.patch == 1 else f"{family}/{c.model.patch}"
     return name if c.task == "classification" else f"{name} {c.task}"

@@ -5,11 +5,14 @@ The overrides are parsed by ml_collections' config_flags, so `--config.optim.lr=
 expect, in any order; its errors are turned into one line that names the field.
 """
 
+import contextlib
 import importlib.util
+import inspect
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -32,15 +35,13 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
       ConfigError: for whatever does not exist, does not parse or does not fit together.
     """
-    if spec.endswith(".json"):
-        config = from_json(_read(spec))
-    else:
-        config = _from_python(spec)
-    return resolve(override(config, overrides))
+    return resolve(override(read(spec), overrides))
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """`config` with `--config.field=value` words applied; the given train length wins."""
+    if not overrides:  # config_flags would write the whole config out as YAML first
+        return config
     names = [name for word in overrides if (name := _overridden(word))]
     for name in names:
         if name not in FIELDS:
@@ -80,24 +81,68 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
-def _from_python(spec: str) -> ConfigDict:
-    path, _, argument = spec.partition(".py:")
-    path = path if path.endswith(".py") else f"{path}.py"
-    if not spec.endswith(".py") and not argument:
-        raise ConfigError(f"config {spec!r}: write FILE.py, FILE.py:ARGUMENT or config.json")
-    if not os.path.isfile(path):
-        raise ConfigError(f"there is no config file {path}")
-    module_spec = importlib.util.spec_from_file_location("pit_jax_config", path)
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ConfigError(f"{path} defines no get_config(arg)")
-        return module.get_config(argument) if argument else module.get_config()
-    except PitError as error:
-        raise ConfigError(f"{spec}: {error}") from None
-    except Exception as error:  # the user's own Python file: say what is wrong with it
-        raise ConfigError(f"{spec}: {type(error).__name__}: {_one_line(error)}") from None
+def read(spec: str) -> ConfigDict:
+    """What `FILE.py[:ARG]` or `config.json` says, not resolved yet.
+
+    Also for files that start from another config: those in experiments/.
+    """
+    return from_json(_read(spec)) if spec.endswith(".json") else PythonFile(spec).config()
+
+
+class PythonFile:
+    """A Python file about runs, executed: `FILE.py[:ARG]`.
+
+    Raises:
+      ConfigError: if there is no such file, or it cannot be executed.
+    """
+
+    def __init__(self, spec: str):
+        path, _, self.argument = spec.partition(".py:")
+        self.spec, self.path = spec, path if path.endswith(".py") else f"{path}.py"
+        if not spec.endswith(".py") and not self.argument:
+            raise ConfigError(f"config {spec!r}: write FILE.py, FILE.py:ARGUMENT or config.json")
+        if not os.path.isfile(self.path):
+            raise ConfigError(f"there is no config file {self.path}")
+        module_spec = importlib.util.spec_from_file_location("pit_jax_config", self.path)
+        self.module = importlib.util.module_from_spec(module_spec)
+        with self._told():
+            module_spec.loader.exec_module(self.module)
+
+    def config(self) -> ConfigDict:
+        """What `get_config` returns, a new one every time.
+
+        Raises:
+          ConfigError: if there is none, or it fails.
+        """
+        if not hasattr(self.module, "get_config"):
+            raise ConfigError(f"{self.spec}: {self.path} defines no get_config(arg)")
+        return self.call("get_config")
+
+    def call(self, name: str, optional: bool = False) -> Any:
+        """What the function `name` returns, given the argument if there is one.
+
+        Args:
+          optional: whether the function may do without the argument.
+
+        Raises:
+          ConfigError: if it fails; of a generator all has been yielded by then.
+        """
+        function = getattr(self.module, name)
+        with self._told():
+            takes = not optional or inspect.signature(function).parameters
+            result = function(self.argument) if self.argument and takes else function()
+            return list(result) if isinstance(result, Iterator) else result
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """The user's own Python file: says in one line what is wrong with it."""
+        try:
+            yield
+        except PitError as error:
+            raise ConfigError(f"{self.spec}: {error}") from None
+        except Exception as error:
+            message = f"{self.spec}: {type(error).__name__}: {_one_line(error)}"
+            raise ConfigError(message) from None
 
 
 def _read(path: str) -> str:

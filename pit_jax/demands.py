@@ -14,7 +14,97 @@ from pit_jax.models.sizes import num_kept
 Require = Callable[[bool, str], None]
 
 
+def check_classification(c: ConfigDict, require: Require) -> None:
+    name = c.model.name
+    require(
+        name in ("vit", "convnet", "perceiver"),
+        f"config.model.name={name!r} is no classifier: write 'vit' (PiT is vit with patch 1),"
+        " 'convnet' or 'perceiver'",
+    )
+    common = ("model.pool", "model.drop_path", "model.layer_scale", "optim.layer_decay", *_PLACES)
+    if name == "perceiver":
+        _leave(c, require, *common)
+    if name == "convnet":
+        _leave(c, require, *common, "model.patch", "model.embed", "model.dropout")
+        _leave(c, require, "model.position", "model.attention", "mesh.seq", "mesh.model")
+        _check_convnet(c, require)
+
+
+def _check_convnet(c: ConfigDict, require: Require) -> None:
+    sizes = c.convnet
+    for name in ("channels", "layers"):
+        numbers = sizes[name]
+        require(
+            numbers
+            and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in numbers),
+            f"config.convnet.{name}={numbers}: whole numbers of 1 or more, at least one",
+        )
+    stages = len(sizes.channels)
+    require(
+        len(sizes.layers) == stages,
+        f"config.convnet.layers={sizes.layers} needs a number for each of the {stages} stages of"
+        f" config.convnet.channels={sizes.channels}",
+    )
+    require(
+        sizes.kernel % 2 == 1,
+        f"config.convnet.kernel={sizes.kernel} has no pixel in its middle: write an odd number",
+    )
+    require(
+        sizes.kernel > 1 or not sizes.downsample,
+        "config.convnet.downsample averages neighbours, which config.convnet.kernel=1 is to do"
+        " without",
+    )
+    factor = 2 ** (stages - 1) if sizes.downsample else 1
+    require(
+        c.data.image_size % factor == 0,
+        f"config.convnet.downsample halves the side {stages - 1} times, but"
+        f" config.data.image_size={c.data.image_size} is no multiple of {factor}",
+    )
+    require(
+        c.model.remat in ("none", "auto"),
+        f"config.model.remat={c.model.remat!r} is not offered by 'convnet'",
+    )
+
+
+def check_autoregressive(c: ConfigDict, require: Require) -> None:
+    require(c.model.name == "igpt", "task 'autoregressive' needs config.model.name='igpt'")
+    levels, channels = c.autoregressive.levels, c.data.channels
+    most = max(n for n in range(1, 257) if n**channels <= MOST_COLOURS)
+    require(
+        levels**channels <= MOST_COLOURS,
+        f"config.autoregressive.levels={levels} makes {levels**channels:,} colours of"
+        f" {channels} channels, of which the model says every one at every pixel: write at most"
+        f" {most} ({MOST_COLOURS} colours)",
+    )
+    names = [name for name in _PLACES if not name.startswith("model.order")]
+    _leave(c, require, "model.patch", "model.pool", "model.embed", *names)
+    for name in ("mixup", "cutmix", "erasing"):
+        require(
+            c.data.augmentation[name] == 0,
+            f"config.data.augmentation.{name} has no place in task 'autoregressive', whose colours"
+            " would be mixed or erased like it",
+        )
+
+
+MOST_COLOURS = 4096
+
+# What a model does with the places of its tokens.
+_PLACES = ("model.order", "model.window", "model.window_layers", "model.token_drop")
+
+
+def _leave(c: ConfigDict, require: Require, *names: str) -> None:
+    """Refuses fields that the model does not read: whoever changes one expects that it does."""
+    for name in names:
+        group, leaf = name.split(".")
+        require(
+            c[group][leaf] == FIELDS[name].default,
+            f"config.{name}={c[group][leaf]!r} has no place in {c.model.name!r}: leave it at"
+            f" {FIELDS[name].default!r}",
+        )
+
+
 def check_mae(c: ConfigDict, require: Require) -> None:
+    require(c.model.name == "vit", "task 'mae' needs config.model.name='vit'")
     ratio = c.mae.mask_ratio
     patches = (c.data.image_size // c.model.patch) ** 2
     require(
@@ -61,8 +151,18 @@ def check_mae(c: ConfigDict, require: Require) -> None:
     )
 
 
+def _needs_whole_images(c: ConfigDict, require: Require) -> None:
+    """Samples are compared with images cut as those that the model learned from."""
+    require(
+        c.data.eval_crop == 1,
+        f"config.data.eval_crop={c.data.eval_crop} has no place in task {c.task!r}, which is"
+        " evaluated on images as it is trained on: leave it at 1.0",
+    )
+
+
 def check_diffusion(c: ConfigDict, require: Require) -> None:
     f, s, a = c.diffusion, c.sample, c.data.augmentation
+    _needs_whole_images(c, require)
     require(c.model.name == "dit", "task 'diffusion' needs config.model.name='dit'")
     require(
         c.model.embed == "linear",
@@ -83,6 +183,19 @@ def check_diffusion(c: ConfigDict, require: Require) -> None:
     require(
         f.family == "flow" or s.steps <= f.timesteps,
         f"config.sample.steps={s.steps} is more than config.diffusion.timesteps={f.timesteps}",
+    )
+    require(
+        f.family == "gaussian" or s.spacing == "linspace",
+        f"config.sample.spacing={s.spacing!r} is of timesteps, a flow has none: leave it at"
+        " 'linspace'",
+    )
+    possible = {len(range(0, f.timesteps, stride)) for stride in range(1, f.timesteps + 1)}
+    nearest = sorted(possible, key=lambda count: abs(count - s.steps))[:2]
+    require(
+        s.spacing == "linspace" or s.steps in possible,
+        f"config.sample.spacing='leading': no integer stride keeps {s.steps} of"
+        f" config.diffusion.timesteps={f.timesteps}; write config.sample.steps={nearest[0]} or"
+        f" {nearest[-1]}",
     )
     require(
         s.eta == 0 or s.sampler == "ddim",
@@ -107,7 +220,8 @@ def check_diffusion(c: ConfigDict, require: Require) -> None:
     )
     if c.data.name == "latents":
         require(
-            a.crop == "none" and a.grayscale == 0 and not any(a.jitter) and a.randaugment == 0,
+            a.crop == "none"
+            and not any((a.three_augment, a.grayscale, *a.jitter, a.blur, a.randaugment)),
             "config.data.augmentation: of stored latents only .flip is possible",
         )
     else:
@@ -137,8 +251,14 @@ def check_diffusion(c: ConfigDict, require: Require) -> None:
 
 def check_autoencoder(c: ConfigDict, require: Require) -> None:
     sizes, d = c.autoencoder, c.data
+    _needs_whole_images(c, require)
     require(
         c.model.name == "autoencoder", "task 'autoencoder' needs config.model.name='autoencoder'"
+    )
+    require(
+        "locality" not in c.eval.what,
+        f"config.eval.what={c.eval.what}: an autoencoder has no tokens whose 'locality' could be"
+        " measured",
     )
     channels = sizes.channels
     require(
@@ -184,4 +304,5 @@ def check_autoencoder(c: ConfigDict, require: Require) -> None:
     )
 
 
-OF = {"mae": check_mae, "diffusion": check_diffusion, "autoencoder": check_autoencoder}
+OF = {"classification": check_classification, "autoregressive": check_autoregressive}
+OF |= {"mae": check_mae, "diffusion": check_diffusion, "autoencoder": check_autoencoder}

@@ -20,6 +20,10 @@ class ConfigError(PitError):
     """Wrong usage or configuration: the same command can never succeed (exit code 2)."""
 
 
+class NotOffered(ConfigError):
+    """This model or task has nothing of what was asked for; others do."""
+
+
 class NonFiniteLoss(PitError):
     """The loss or the gradient norm became NaN or infinite (exit code 3)."""
 
@@ -36,6 +40,14 @@ class StorageError(PitError):
     """A file could not be written or read back intact (exit code 5)."""
 
     exit_code = 5
+
+
+class StopAsked(Exception):
+    """A stop was asked for in the middle of an evaluation: the trainer saves and leaves."""
+
+    def __init__(self, signal: int):
+        super().__init__(f"signal {signal}")
+        self.signal = signal
 
 
 class Stopped(Exception):

@@ -10,6 +10,7 @@ import jax
 from pit_jax import classifier
 from pit_jax.data import pipeline, sources
 from pit_jax.evals.context import Context
+from pit_jax.evals.locality import evaluation as locality
 from pit_jax.evals.probes import PROBES
 from pit_jax.parallel import mesh as meshes
 from pit_jax.restored import restore
@@ -31,8 +32,8 @@ def evaluate(
       workdir: the run directory; nothing but pictures and records is written there.
       number: a step that has a checkpoint.
       devices: those to use; all of them by default.
-      which: of the task's evaluations and of evals/probes.py. By default all of the task's,
-        without "generation" where no `eval.features` are named to measure it by.
+      which: of the task's evaluations, of evals/probes.py, and "locality". By default all of
+        the task's, without "generation" where no `eval.features` are named to measure it by.
       say: takes what there is to say beside the numbers.
 
     Returns:
@@ -71,8 +72,8 @@ def evaluate(
 
 
 def offered(task: Any) -> dict[str, Callable[[Context], Iterable[tuple[str, float]]]]:
-    """Every evaluation that `eval.what` may name: the task's own, and the probes."""
-    return task.evaluations() | PROBES
+    """Every evaluation that `eval.what` may name: the task's own, the probes, and locality."""
+    return task.evaluations() | PROBES | {"locality": locality.evaluate}
 
 
 def run(names: Iterable[str], context: Context) -> dict[str, float]:

@@ -62,6 +62,17 @@ def parser(**functions: Callable) -> Parser:
         choices=("linear", "knn", "fewshot"),
         help="probe the representation instead, whatever the task",
     )
+    sub.add_argument(
+        "--locality",
+        action="store_true",
+        help="measure how local the model is instead: attention distance, positions,"
+        " receptive field, accuracy on changed images",
+    )
+    sub.add_argument(
+        "--samples",
+        metavar="FILE|DIR",
+        help="measure what `pit-jax sample` wrote instead, with config.eval.features",
+    )
     sub = verb("sample", functions["sample"])
     sub.add_argument("--workdir", required=True, metavar="DIR", help="run directory")
     sub.add_argument("--out", required=True, metavar="DIR", help="of the images")
@@ -104,9 +115,47 @@ def parser(**functions: Callable) -> Parser:
         help="alternate with the same in PyTorch, or with another config (same overrides)",
     )
     sub.add_argument(
+        "--input-only",
+        action="store_true",
+        help="measure what one core decodes, crops and resizes instead, beside PIL",
+    )
+    sub.add_argument(
         "--steps", type=int, default=10, metavar="N", help="steps, or half seconds of them"
     )
     sub.add_argument("--json", metavar="OUT", help="also write the result there")
+    sub = verb("sweep", functions["sweep"])
+    sub.add_argument("file", metavar="FILE[:ARG]", help="Python file that defines sweep()")
+    sub.add_argument("--workdir", required=True, metavar="DIR", help="of the sweep, local or gs://")
+    sub.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once")
+    part = sub.add_mutually_exclusive_group()
+    part.add_argument(
+        "--only",
+        metavar="INDEX|K/N",
+        help="one point, or a share of them, and what they start from; shares are 0/N, 1/N, ...",
+    )
+    part.add_argument("--shard", metavar="K/N", help="the same for a share")
+    sub.add_argument("--dry-run", action="store_true", help="print the points, touch nothing")
+    sub.add_argument(
+        "--retries", type=int, default=2, metavar="N", help="how often a failed run starts again"
+    )
+    sub.add_argument(
+        "--search", type=int, metavar="TRIALS", help="search the file's space() by Optuna instead"
+    )
+    sub.add_argument(
+        "--storage", metavar="URL", help="database of a search; search.db in the directory"
+    )
+    sub = verb("compare", functions["compare"])
+    sub.add_argument("directories", nargs="+", metavar="DIR", help="of a run, or of a sweep")
+    sub.add_argument("--out", metavar="FILE.html", help="write a report: one file, with plots")
+    sub.add_argument("--csv", metavar="FILE", help="write one row a run")
+    sub.add_argument("--json", metavar="FILE", help="write the comparison")
+    sub.add_argument("--plot", metavar="FILE.svg", help="write the report's key plot")
+    sub.add_argument(
+        "--baseline", default="", metavar="LABEL", help="what differences are from; the first"
+    )
+    sub.add_argument(
+        "--metric", default="", metavar="NAME", help="e.g. eval/accuracy, the task's by default"
+    )
     sub = verb("weights", functions["weights"])
     sub.add_argument("direction", choices=("import", "export"))
     sub.add_argument("source", help="import: .safetensors file or directory; export: run directory")
@@ -167,7 +216,9 @@ def check_flags(words: Sequence[str]) -> None:
         if not is_override and not is_value:
             known = ("--config", "--workdir", "--profile", "--step", "--probe")
             known += ("--topology", "--slices", "--against", "--out", "--num", "--guidance")
-            known += ("--vae", "--splits", "--shards", "--batch-size")
+            known += ("--input-only", "--baseline", "--metric", "--csv")
+            known += ("--jobs", "--only", "--shard", "--dry-run", "--retries", "--search")
+            known += ("--samples", "--vae", "--splits", "--shards", "--batch-size")
             near = difflib.get_close_matches(word.split("=")[0], known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"unexpected argument {word}{hint}")

@@ -4,7 +4,7 @@ config.json     the resolved config
 env.json        commit, versions, devices, mesh, command line; one entry a start
 metrics.jsonl   one row a logged step; the source of truth
 latents.json    of a run on latents whose they are, see data/latent_origin.py
-status.json     state, exit code, step, time, attempt, result
+status.json     state, exit code, step, total, time, attempt, result
 checkpoints/    see checkpoint.py
 events/         TensorBoard
 pictures/       what evaluations draw, <name>-<step>.png
@@ -33,7 +33,8 @@ from pit_jax.errors import ConfigError
 MAY_DIFFER = ("mesh.", "train.steps", "train.epochs", "train.examples", "train.log_every")
 MAY_DIFFER += ("train.tensorboard", "train.wandb", "eval.", "checkpoint.", "launch.")
 MAY_DIFFER += ("model.attention", "model.exchange", "model.remat")
-MAY_DIFFER += ("data.dir", "data.workers", "data.in_memory_gb")
+MAY_DIFFER += ("data.dir", "data.latents_of", "data.workers", "data.in_memory_gb")
+MAY_DIFFER += ("data.eval_crop",)
 MAY_DIFFER += ("sample.", "autoencoder.weights")
 
 _PACKAGES = ("pit_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
@@ -116,14 +117,19 @@ class RunDir:
 
     def add_environment(self, environment: dict[str, Any]) -> int:
         """Appends what this start runs on to env.json; returns how many starts there were."""
-        entries = [*self._json("env.json", []), environment]
+        entries = [*self.environments(), environment]
         self.write("env.json", json.dumps(entries, indent=2) + "\n")
         return len(entries)
+
+    def environments(self) -> list[dict[str, Any]]:
+        """What each start ran on, in order; see `environment`."""
+        found = self._json("env.json", [])
+        return [e for e in found if isinstance(e, dict)] if isinstance(found, list) else []
 
     def machine(self) -> dict[str, Any]:
         """What the first start ran on, as results that are kept elsewhere say it."""
         kept = ("time", "commit", "versions", "python", "platform", "devices")
-        first = self._json("env.json", [{}])[0]
+        first = (self.environments() or [{}])[0]
         return {key: first[key] for key in kept if key in first}
 
     # Status ---------------------------------------------------------------------------
@@ -148,19 +154,23 @@ class RunDir:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; it ends at the first line that is cut off or no row."""
+        return self.read_rows()[0]
+
+    def read_rows(self) -> tuple[list[dict[str, Any]], int | None]:
+        """The rows, and the number of the line they end at because it is no row, if one is."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
-            return []
+            return [], None
         rows = []
-        for line in path.read_text().splitlines():
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
             try:
                 row = json.loads(line)
-            except ValueError:
-                break
+            except ValueError:  # UnicodeDecodeError too
+                return rows, number
             if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
-                break
+                return rows, number
             rows.append(row)
-        return rows
+        return rows, None
 
     def evaluation(self, step: int) -> dict[str, float]:
         """What was evaluated at `step`: {"eval/accuracy": ..., ...}."""

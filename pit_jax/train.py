@@ -14,7 +14,7 @@ import jax
 from pit_jax import checkpoint, classifier, evaluate, metrics, rundir, signals, step, tasks
 from pit_jax.config import label
 from pit_jax.data import latent_origin, pipeline, sources
-from pit_jax.errors import EXIT_BUG, NonFiniteLoss, PitError, Stopped
+from pit_jax.errors import EXIT_BUG, NonFiniteLoss, PitError, StopAsked, Stopped
 from pit_jax.evals.context import Context
 from pit_jax.lengths import Clock, every, total_steps
 from pit_jax.meter import Meter
@@ -120,8 +120,10 @@ def train(
         else:
             state = initial.state(config, steps, say)
         first = int(state.step)
-        if first >= total:
-            result = run.evaluation(first)
+        result = run.evaluation(first)
+        # Stopped in its last evaluation it is trained, but not done.
+        unmeasured = first == total and not result and run.status().get("state") != "done"
+        if first >= total and not unmeasured:
             say(f"{run.path} is done: step {first} of {total}. {_describe(result)}")
             if writes:  # a kill after the last checkpoint may have come before this line
                 run.write_status(state="done", exit_code=0, step=first, result=result)
@@ -134,10 +136,14 @@ def train(
             latent_origin.keep(run, origin)
             if run.rows():  # of an earlier start, perhaps one that never saved
                 run.cut_rows(first)
-            attempt = run.add_environment(rundir.environment(mesh, jax.process_count()))
+            environment = rundir.environment(mesh, jax.process_count())
+            price = {"parameters": parameters, "tokens": cost.tokens}
+            price |= {"forward_flops": cost.forward_full, "training_flops": cost.training}
+            attempt = run.add_environment(environment | {"cost": price})
             writers = metrics.Writers(run, config)
             stack.callback(writers.close)
-            run.write_status(state="running", exit_code=None, step=first, attempt=attempt)
+            begins = {"step": first, "total": total, "attempt": attempt}
+            run.write_status(state="running", exit_code=None, **begins)
             if newest is not None:
                 say(f"resumed at step {first} of {total}")
         say(
@@ -183,6 +189,17 @@ def train(
             if row and writers:
                 writers.write(number, row)
 
+        def evaluation(number: int) -> dict[str, float]:
+            """What is measured of the state after step `number`."""
+            now = dataclasses.replace(context, state=state, stopped=stop_request.asked)
+            if writers:
+                draw = functools.partial(writers.picture, number)
+                record = functools.partial(run.write_record, number)
+                now = dataclasses.replace(now, draw=draw, record=record, say=say)
+            with meter.aside("eval"):
+                return evaluate.run(config.eval.what, now)
+
+        number = first
         try:
             for number in range(first + 1, total + 1):
                 if profile and number == first + profile[0]:
@@ -211,27 +228,31 @@ def train(
                 jax.block_until_ready(values)
                 extra = None
                 if evaluates:
-                    with meter.aside("eval"):
-                        now = dataclasses.replace(context, state=state)
-                        if writers:
-                            draw = functools.partial(writers.picture, number)
-                            record = functools.partial(run.write_record, number)
-                            now = dataclasses.replace(now, draw=draw, record=record, say=say)
-                        last_eval = evaluate.run(config.eval.what, now)
-                    extra = last_eval
-                    score = last_eval.get(checkpoint.BEST_METRIC)
-                    saves = saves or saved.would_be_best(score)
+                    try:
+                        last_eval = extra = evaluation(number)
+                    except StopAsked as stop:  # of half an evaluation nothing is logged
+                        asked = saves = stop.signal
+                score = (extra or {}).get(checkpoint.BEST_METRIC)
+                saves = saves or saved.would_be_best(score)
                 fetch(*pending, extra=extra)
                 pending = None
                 if saves:
                     with meter.aside("checkpoint"):
-                        saved.save(number, state, last_eval if evaluates else {})
+                        saved.save(number, state, extra or {})
                     if writes:
                         run.write_status(state="running", step=number)
                 if asked:
                     saved.finish()
                     raise signals.stopped(asked, number)
             saved.finish()
+            if unmeasured:
+                try:
+                    last_eval = evaluation(total)
+                except StopAsked as stop:
+                    raise signals.stopped(stop.signal, total) from None
+                say(f"step {total} of {total}. {_describe(last_eval)}")
+                if writers:
+                    writers.write(total, last_eval)
         except BaseException as error:
             state_now = "preempted" if isinstance(error, Stopped) else "failed"
             _leave(run, writes, state_now, getattr(error, "exit_code", EXIT_BUG), number)

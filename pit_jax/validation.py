@@ -14,6 +14,8 @@ from pit_jax import demands
 from pit_jax.config import FIELDS, assign, base, flatten
 from pit_jax.errors import ConfigError
 from pit_jax.lengths import Length
+from pit_jax.models.mask import MOST_WINDOWS, layer_radii
+from pit_jax.models.sizes import num_kept
 from pit_jax.parallel import processes
 
 
@@ -121,6 +123,7 @@ def _check_together(c: ConfigDict) -> None:
     require(t.epochs is None or t.epochs > 0, "config.train.epochs must be more than 0")
     if c.task != "autoencoder":
         _check_tokens(c, require)
+    _check_locality(c, require)
     require(
         m.embed != "dictionary" or m.patch == 1,
         "config.model.embed='dictionary' names single colours:"
@@ -162,6 +165,11 @@ def _check_together(c: ConfigDict) -> None:
             f"config.data.augmentation.{name}={value} is not valid: {size} numbers,"
             f" {FIELDS[f'data.augmentation.{name}'].doc}",
         )
+    require(
+        a.crop != "simple" or a.pad < d.image_size,
+        f"config.data.augmentation.pad={a.pad} rows cannot be mirrored at the border of"
+        f" config.data.image_size={d.image_size}: write at most {d.image_size - 1}",
+    )
     require(a.jitter[3] <= 0.5, "config.data.augmentation.jitter: hue turns by at most 0.5")
     betas = c.optim.betas
     require(
@@ -206,6 +214,80 @@ def _check_tokens(c: ConfigDict, require: Callable[[bool, str], None]) -> None:
     require(
         m.position != "sincos2d" or m.width % 4 == 0,
         f"config.model.position='sincos2d' needs a width that is a multiple of 4, not {m.width}",
+    )
+
+
+def _check_locality(c: ConfigDict, require: Callable[[bool, str], None]) -> None:
+    """What is asked about locality: permuted pixels, windows, orders, tokens left out."""
+    m, size, p = c.model, c.data.image_size, c.data.permutation
+    encodes = c.task == "classification" and m.name == "vit"
+    require(
+        p.swaps <= size**2 // 2,
+        f"config.data.permutation.swaps={p.swaps} is more than the {size**2 // 2} disjoint pairs"
+        f" of {size} × {size} pixels",
+    )
+    require(
+        p.swaps == 0 or (c.task != "autoencoder" and c.data.name != "latents"),
+        f"config.data.permutation.swaps={p.swaps} has no place where latents are learned or"
+        " given: they are not pixels",
+    )
+    require(
+        not p.per_image or c.task != "diffusion",
+        "config.data.permutation.per_image has no place in task 'diffusion': a generated image"
+        " has no permutation of its own to be undone",
+    )
+    require(
+        not p.per_image or p.distance == 0,
+        f"config.data.permutation.distance={p.distance} is offered with one permutation for all"
+        " images only: set .per_image=False or .distance=0",
+    )
+    window = m.window
+    require(
+        all(isinstance(r, int | float) and not isinstance(r, bool) and r == r for r in window)
+        and len(window) in (0, 1, m.depth),
+        f"config.model.window={window}: one radius, or one for each of config.model.depth="
+        f"{m.depth} layers; 0 = itself, negative = everything",
+    )
+    require(
+        m.window_layers == 0 or (len(window) == 1 and m.window_layers <= m.depth),
+        f"config.model.window_layers={m.window_layers} needs one radius in config.model.window,"
+        f" not {len(window)}, and at most config.model.depth={m.depth} layers",
+    )
+    radii = set(layer_radii(window, m.window_layers, m.depth, max(size // m.patch, 1)))
+    require(
+        len(radii) <= MOST_WINDOWS,
+        f"config.model.window={window} has {len(radii)} different windows: {MOST_WINDOWS} is the"
+        " most in one model, all radii that reach the whole image counting as one",
+    )
+    require(
+        not window or encodes or c.task == "diffusion",
+        "config.model.window is offered by 'vit' in task 'classification' and by 'dit' in task"
+        f" 'diffusion', not by {m.name!r} in task {c.task!r}",
+    )
+    require(
+        not window or m.order == "raster",
+        f"config.model.window counts rows and columns: config.model.order={m.order!r} must be"
+        " 'raster'",
+    )
+    require(
+        m.order == "raster" or encodes or c.task == "autoregressive",
+        f"config.model.order={m.order!r} is offered by 'vit' in task 'classification' and in task"
+        f" 'autoregressive', not by {m.name!r} in task {c.task!r}: leave it at 'raster'",
+    )
+    require(
+        m.token_drop == 0 or encodes,
+        "config.model.token_drop is offered by 'vit' in task 'classification', not by"
+        f" {m.name!r} in task {c.task!r}",
+    )
+    require(
+        m.token_drop == 0 or not window,
+        "config.model.token_drop and config.model.window do not go together: what is left of an"
+        " image has no rows and columns",
+    )
+    require(
+        num_kept((size // m.patch) ** 2, m.token_drop) > 0 or m.token_drop == 0,
+        f"config.model.token_drop={m.token_drop} leaves none of an image's"
+        f" {(size // m.patch) ** 2} tokens",
     )
 
 

@@ -14,7 +14,7 @@ ORDER = [
     {"diffusion"},
     {"lengths", "config"},
     {"parallel"},
-    {"validation", "demands", "models.sizes"},
+    {"validation", "demands", "models.sizes", "models.mask"},
     {"configfile"},
     {"rundir"},
     {"models", "perf.flops"},
@@ -26,7 +26,8 @@ ORDER = [
     {"tasks"},
     {"optim", "state", "step", "checkpoint", "signals", "weights"},
     {"restored", "classifier", "image_files"},
-    {"evaluate", "encode", "train", "sample", "reference_statistics", "perf", "study"},
+    {"evaluate", "encode", "train", "sample", "reference_statistics", "sample_metrics"}
+    | {"perf", "study"},
     {"grammar"},
     {"cli"},
 ]

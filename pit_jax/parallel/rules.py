@@ -26,7 +26,8 @@ PARTITION_RULES = (
     (r"label/table$", (None, "fsdp")),
     (r"head/kernel$", ("fsdp", None)),
     (r"head/bias$", (None,)),
-    (r"embed/(patch/kernel|cls|position|colour/table)$", (None, "fsdp")),
+    (r"embed/(patch/kernel|cls|position|colour(/table)?|start)$", (None, "fsdp")),
+    (r"(^|/)latents$", (None, "fsdp")),
     (r"decoder/(embed/kernel|mask|position)$", (None, "fsdp")),
     (r"(bias|scale)$", ("fsdp",)),
 )
@@ -34,6 +35,7 @@ PARTITION_RULES = (
 # No weight decay on norms, biases, layer scale, [CLS], positions (MAE's recipe) and the mask.
 NO_DECAY_RULES = (r"bias$", r"scale$", r"norm\d?/", r"embed/(cls|position)$")
 NO_DECAY_RULES += (r"decoder/(mask|position)$",)
+NO_DECAY_RULES += (r"embed/(colour|start)$", r"(^|/)latents$")
 NO_DECAY_RULES += (r"label/table$",)  # a class's own row: decay would shrink rare ones most
 
 

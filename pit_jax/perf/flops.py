@@ -32,15 +32,20 @@ class Flops:
     forward_full: float  # as papers count: every row of every layer, no embedding, no head
     tokens: int  # an image in the encoder
     recomputed: float = 0.0  # what remat makes the backward pass compute once more
+    forward_training: float = 0.0  # where training leaves tokens out; 0: as `forward`
 
     @property
     def training(self) -> float:
         """Forward and backward: three times the forward pass, recomputation not counted."""
-        return 3 * self.forward
+        return 3 * (self.forward_training or self.forward)
 
 
 def trunk(tokens: int, width: int, mlp: int, depth: int, rows_read: int | None = None) -> float:
-    """FLOPs of `depth` blocks on `tokens` tokens, the last one for `rows_read` rows only."""
+    """FLOPs of `depth` blocks on `tokens` tokens, the last one for `rows_read` rows only.
+
+    Windows are counted as if everything were seen: on a CPU they save nothing, and the TPU's
+    kernel skips the blocks of scores that nobody sees, which depends on their size.
+    """
 
     def block(rows: int) -> float:
         keys_values = 2 * tokens * 2 * width**2
@@ -53,12 +58,23 @@ def trunk(tokens: int, width: int, mlp: int, depth: int, rows_read: int | None =
 def vit(model, data) -> Flops:
     """FLOPs of a ViT or PiT classifier from its config groups."""
     patches = (data.image_size // model.patch) ** 2
-    tokens = patches + (model.pool != "mean")
-    shape = (tokens, model.width, model.mlp, model.depth)
+    cls = model.pool != "mean"
+    sizes = (model.width, model.mlp, model.depth)
     head = 2 * model.width * data.num_classes
-    computed = trunk(*shape, rows_read=1 if model.pool == "cls" else None)
-    forward = computed + _embedding(model, data, patches) + head
-    return Flops(forward, trunk(*shape), tokens, recomputed(*shape, remat=model.remat))
+    rows = 1 if model.pool == "cls" else None
+
+    def forward(patches: int) -> float:
+        computed = trunk(patches + cls, *sizes, rows_read=rows)
+        return computed + _embedding(model, data, patches) + head
+
+    kept = num_kept(patches, model.token_drop)
+    return Flops(
+        forward(patches),
+        trunk(patches + cls, *sizes),
+        patches + cls,
+        recomputed(kept + cls, *sizes, remat=model.remat),
+        forward(kept),
+    )
 
 
 def mae(model, data, mae) -> Flops:
@@ -102,9 +118,19 @@ def autoencoder(sizes, data) -> Flops:
     All places of a convolution count alike, those at the border too. `tokens` are the
     latents' places.
     """
-    channels, latent, colours = tuple(sizes.channels), sizes.latent, data.channels
-    side = data.image_size  # of the resolution that is being counted
-    total = 0.0
+    encoding, decoding, places = _autoencoder(sizes, data.image_size, data.channels)
+    return Flops(encoding + decoding, encoding + decoding, places)
+
+
+def decoder(sizes, image_size: int, colours: int) -> float:
+    """FLOPs of decoding an image; `sizes` is as for `autoencoder`, or the model itself."""
+    return _autoencoder(sizes, image_size, colours)[1]
+
+
+def _autoencoder(sizes, side: int, colours: int) -> tuple[float, float, int]:
+    """FLOPs of encoding and of decoding, and the latents' places."""
+    channels, latent = tuple(sizes.channels), sizes.latent
+    total = 0.0  # `side` is that of the resolution which is being counted
 
     def convolution(into: int, out: int, size: int = 3) -> float:
         return 2 * side**2 * size**2 * into * out
@@ -128,16 +154,60 @@ def autoencoder(sizes, data) -> Flops:
             total += convolution(out, out)
         into = out
     total += middle(into) + convolution(into, 2 * latent) + convolution(2 * latent, 2 * latent, 1)
-    places = side**2
-    total += convolution(latent, latent, 1) + convolution(latent, into) + middle(into)
+    places, encoding = side**2, total
+    total = convolution(latent, latent, 1) + convolution(latent, into) + middle(into)
     for level, out in enumerate(reversed(channels)):
         total += blocks(into, out, sizes.layers + 1)
         if level < len(channels) - 1:
             side *= 2
             total += convolution(out, out)
         into = out
-    total += convolution(into, colours)
-    return Flops(total, total, places)
+    return encoding, total + convolution(into, colours), places
+
+
+def convnet(sizes, data) -> Flops:
+    """FLOPs of a ConvNet from the config group `convnet`; `tokens` are places at the start.
+
+    All places of a convolution count alike, those at the border too.
+    """
+    side, total = data.image_size, 0.0
+
+    def convolution(into: int, out: int, size: int) -> float:
+        return 2 * side**2 * size**2 * into * out
+
+    into = sizes.channels[0]
+    total += convolution(data.channels, into, sizes.kernel)
+    for stage, (out, count) in enumerate(zip(sizes.channels, sizes.layers, strict=True)):
+        side //= 2 if stage and sizes.downsample else 1
+        total += convolution(into, out, sizes.kernel) + convolution(into, out, 1) * (into != out)
+        total += (2 * count - 1) * convolution(out, out, sizes.kernel)
+        into = out
+    return Flops(total + 2 * into * data.num_classes, total, data.image_size**2)
+
+
+def perceiver(model, data, sizes) -> Flops:
+    """FLOPs of a Perceiver: linear in the pixels, whose keys and values are made twice at most."""
+    tokens, latents, width = (data.image_size // model.patch) ** 2, sizes.latents, model.width
+    keys_values = min(sizes.rounds, 2) * 2 * tokens * 2 * width**2
+    reading = 2 * latents * (2 * width**2 + 2 * width * model.mlp) + 4 * latents * tokens * width
+    shape = (latents, width, model.mlp, model.depth)
+    computed = keys_values + sizes.rounds * (reading + trunk(*shape))
+    return Flops(
+        computed + _embedding(model, data, tokens) + 2 * width * data.num_classes,
+        computed,
+        tokens,
+        sizes.rounds * recomputed(*shape, remat=model.remat),
+    )
+
+
+def autoregressive(model, data, colours: int) -> Flops:
+    """FLOPs of an autoregressive model of pixels: attention counts in full, as for others,
+    though causal kernels skip half of it; looking colours up multiplies nothing."""
+    tokens = data.image_size**2
+    shape = (tokens, model.width, model.mlp, model.depth)
+    head = 2 * tokens * model.width * colours
+    computed = trunk(*shape)
+    return Flops(computed + head, computed, tokens, recomputed(*shape, remat=model.remat))
 
 
 def _embedding(model, data, patches: int) -> float:

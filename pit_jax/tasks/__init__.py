@@ -1,10 +1,9 @@
 """Tasks: what is trained. The trainer asks for one by name and never which it is.
 
-A task offers `init`, `augment`, `loss`, `evaluate`, `represent`, `batch_shapes`, `flops`,
-`attends`, `evaluations` and `steps`; classification.py and images.py say what each takes and
-returns.
-`steps` is what preflight compiles: {"train": Program, "eval": Program, ...}, whatever the
-task runs on its devices.
+A task offers `init`, `augment`, `loss`, `evaluate`, `represent`, `tokens`, `batch_shapes`,
+`flops`, `attends`, `evaluations` and `steps`; classification.py and images.py say what each
+takes and returns. `steps` is what preflight compiles: {"train": Program, "eval": Program,
+...}, whatever the task runs on its devices.
 """
 
 from typing import Any
@@ -21,4 +20,6 @@ def build(config: Any) -> Any:
             from pit_jax.tasks.diffusion import Diffusion as Task
         case "autoencoder":
             from pit_jax.tasks.autoencoder import Autoencoder as Task
+        case "autoregressive":
+            from pit_jax.tasks.autoregressive import Autoregressive as Task
     return Task(config)

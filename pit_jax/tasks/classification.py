@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from pit_jax.evals import accuracy
-from pit_jax.models import vit
+from pit_jax.models import convnet, perceiver, vit
 from pit_jax.perf import flops
 from pit_jax.tasks.images import ImageTask
 
@@ -19,12 +19,15 @@ class Classification(ImageTask):
 
     def __init__(self, config: Any):
         super().__init__(config)
-        self.model = vit.build(config.model, config.data.num_classes)
+        self.model = build_model(config)
 
     def init(self, key: jax.Array) -> Any:
         """Parameters drawn from `key`."""
-        # Parameters do not depend on what attends; what cannot run here need not be asked.
-        return self.model.clone(attention="xla").init(key, jnp.zeros(self.image_shape()))["params"]
+        model = self.model
+        if hasattr(model, "attention"):
+            # Parameters do not depend on what attends; what cannot run here need not be asked.
+            model = model.clone(attention="xla")
+        return model.init(key, jnp.zeros(self.image_shape()))["params"]
 
     def augment(self, batch: dict, key: jax.Array) -> dict:
         """uint8 images and labels → {"image": float32, "target": (B, classes)}."""
@@ -62,13 +65,47 @@ class Classification(ImageTask):
         """What the head reads, (B, d), of images as the model sees them (normalised)."""
         return self.model.apply({"params": params}, images, head=False)
 
+    def tokens(self, params: Any, images: jax.Array, batch: dict, mutable: Any = False) -> Any:
+        """Every patch's token, (B, N, d); see tasks/images.py. Of a ConvNet what its head
+        averages, place by place."""
+        model = self.config.model
+        match model.name:
+            case "convnet":
+                places = convnet.places(self.model, params, images)
+                return (places, {}) if mutable else places
+            case "perceiver":
+                return super().tokens(params, images, batch, mutable)
+        encoder = vit.Tokens(**vit.fields(model))
+        return encoder.apply({"params": params}, images, mutable=mutable)
+
     def flops(self) -> flops.Flops:
         """Analytic cost of one image."""
-        return flops.vit(self.config.model, self.config.data)
+        c = self.config
+        match c.model.name:
+            case "convnet":
+                return flops.convnet(c.convnet, c.data)
+            case "perceiver":
+                return flops.perceiver(c.model, c.data, c.perceiver)
+        return flops.vit(c.model, c.data)
+
+    def attends(self) -> str:
+        """What attends under the ambient mesh, for people."""
+        return "none" if self.config.model.name == "convnet" else super().attends()
 
     def evaluations(self) -> dict[str, Any]:
         """Name → function(context) that yields metric names and values."""
         return {"accuracy": accuracy.evaluate}
+
+
+def build_model(config: Any) -> Any:
+    """The classifier that a config describes: all are called alike."""
+    classes = config.data.num_classes
+    match config.model.name:
+        case "convnet":
+            return convnet.build(config.model, config.convnet, classes)
+        case "perceiver":
+            return perceiver.build(config.model, config.perceiver, classes)
+    return vit.build(config.model, classes)
 
 
 def _hits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:

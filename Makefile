@@ -9,10 +9,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: demo test test-slow parity lint clean
 
 demo: $(VENV)/.run
-	$(BIN)/python -m experiments.demo
+	$(BIN)/pit-jax sweep experiments/demo.py --workdir runs/demo
+	$(BIN)/pit-jax compare runs/demo --out runs/demo/report.html
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.parity
 	$(BIN)/python -m pytest -m slow

@@ -1,7 +1,9 @@
 """One set-up for all tests: the CPU, eight virtual devices, and a cache of compilations."""
 
 import os
+import pathlib
 import tempfile
+from importlib import metadata
 
 # Before jax is imported. Worker processes of pytest-xdist inherit it.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -9,7 +11,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8"
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_parallel_codegen_split_count=1"
 )
+if metadata.version("jaxlib").startswith("0.10."):
+    # Half the time of compiling; later versions have one way of emitting code, and no such flag.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/pit_jax_tests_cache")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
@@ -18,6 +24,26 @@ import pytest
 from ml_collections import ConfigDict
 
 from pit_jax import config, validation
+
+LONGEST = (
+    "test_train.py",
+    "perf/test_preflight.py",
+    "parallel/test_processes.py",
+    "parallel/test_mesh.py",
+    "tasks/test_mae.py",
+    "test_cli.py",
+    "parallel/test_sequence.py",
+    "test_latent_path.py",
+    "tasks/test_diffusion.py",
+    "tasks/test_autoencoder.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: handed out whole, they would keep one worker busy at the end."""
+    tests = pathlib.Path(__file__).parent
+    rank = {tests / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,8 @@
-"""Runs that are there without having been trained: random weights in which nothing is zero."""
+"""Runs that are there without having been trained: random weights in which nothing is zero.
+
+And runs that were stopped without having been: copies of finished ones."""
+
+import shutil
 
 import jax
 import numpy as np
@@ -29,6 +33,18 @@ def save_run(config, path, number: int = 7) -> None:
         saved.save(number, state, {})
         saved.finish()
         saved.close()
+
+
+def stopped(path, copy, number: int) -> rundir.RunDir:
+    """A copy of a finished run, as if it had been stopped with the checkpoint of this step."""
+    shutil.copytree(path, copy)
+    run = rundir.RunDir(copy)
+    run.write_status(state="preempted")
+    for later in checkpoint.Checkpoints(run).steps():
+        if later > number:
+            shutil.rmtree(run.path / "checkpoints" / str(later))
+            (run.path / "manifests" / f"{later}.json").unlink()
+    return run
 
 
 def diffusion(**fields):

@@ -1,5 +1,7 @@
 """The command line: verbs, exit codes, and one line for every mistake."""
 
+import contextlib
+import io
 import json
 import os
 import pty
@@ -110,23 +112,34 @@ def test_without_an_accelerator_libtpu_prints_nothing(tmp_path):
         env={k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert (done.returncode, done.stderr) == (0, "")
     cores = len(os.sched_getaffinity(0))
     assert f"on {min(cores, 8)} × cpu" in done.stdout or cores == 1
 
 
-def test_train_eval_and_export(capsys, tmp_path):
+SMALL = "model.width=16 model.depth=2 train.batch_size=64 train.steps=4 eval.batch_size=64"
+SMALL = [f"--config.{field}" for field in [*SMALL.split(), "train.log_every=1"]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The directory of a run on all devices here, and what the command printed."""
+    path = tmp_path_factory.mktemp("cli") / "run"
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert cli.run([*TRAIN, "--workdir", str(path), *SMALL]) == 0
+    return path, out.getvalue(), err.getvalue()
+
+
+def test_train_eval_and_export(trained, capsys, tmp_path):
     """What a user does, by the command line alone, on all devices here."""
-    small = "model.width=16 model.depth=2 train.batch_size=64 train.steps=4 eval.batch_size=64"
-    words = [f"--config.{field}" for field in small.split()]
-    workdir = str(tmp_path / "run")
-    code, out, err = run(capsys, *TRAIN, "--workdir", workdir, *words)
-    assert (code, err) == (0, "")
+    path, out, err = trained
+    words, workdir = SMALL, str(path)
+    assert err == ""
     assert "PiT: 65 tokens" in out
     assert re.search(r"step 4/4  loss \d\.\d{4}", out)
-    assert (tmp_path / "run" / "events").exists()
     code, out, _ = run(capsys, *TRAIN, "--workdir", workdir, *words)
     assert code == 0
     assert "is done: step 4 of 4" in out
@@ -147,20 +160,19 @@ def test_train_eval_and_export(capsys, tmp_path):
     assert re.search(r"loaded +embed \(4\), head \(2\), norm \(2\), trunk \(32\)", out)
 
 
-def test_tensorboard_events_hold_the_logged_values(capsys, tmp_path):
-    small = "model.width=16 model.depth=2 train.batch_size=64 train.steps=2 train.log_every=1"
-    words = [f"--config.{field}" for field in small.split()]
-    run(capsys, *TRAIN, "--workdir", str(tmp_path), *words)
+def test_tensorboard_events_hold_the_logged_values(trained):
+    path, *_ = trained
     from tensorboardX.proto import event_pb2
 
-    (file,) = (tmp_path / "events").iterdir()
+    (file,) = (path / "events").iterdir()
     content, found, at = file.read_bytes(), {}, 0
     while at < len(content):  # TFRecord: length, its checksum, the event, its checksum
         length = int.from_bytes(content[at : at + 8], "little")
         event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
         found |= {(event.step, v.tag): v.simple_value for v in event.summary.value}
         at += 16 + length
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
     for row in rows:
         assert found[row["step"], "train/loss"] == pytest.approx(row["train/loss"])
 
@@ -169,12 +181,13 @@ def test_a_terminal_shows_a_bar(tmp_path):
     """Loss, images/s and time left, on one line that is drawn again."""
     words = "model.width=16 model.depth=2 train.batch_size=64 train.steps=30"
     overrides = [f"--config.{field}" for field in words.split()]
+    one = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=1")}
     main, terminal = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "pit_jax.cli", *TRAIN, "--workdir", str(tmp_path / "x"), *overrides],
         stdout=terminal,
         stderr=terminal,
-        env=os.environ | {"PYTHONPATH": os.getcwd(), "COLUMNS": "80", "TERM": "xterm"},
+        env=os.environ | {"PYTHONPATH": os.getcwd(), "COLUMNS": "80", "TERM": "xterm"} | one,
     )
     os.close(terminal)
     shown = b""

@@ -1,5 +1,7 @@
 """Attention in float64 by its formula, with the gradients worked out by hand."""
 
+import functools
+
 import numpy as np
 
 from pit_jax.models.mask import FULL, Mask
@@ -11,6 +13,7 @@ def inputs(lq: int, lk: int, heads: int = 2, size: int = 16, batch: int = 2) -> 
     return [rng.normal(size=(batch, n, heads, size)) for n in (lq, lk, lk, lq)]
 
 
+@functools.cache
 def allowed(mask: Mask, queries: int, keys: int) -> np.ndarray:
     """The mask as an array, written down pair by pair from its definition."""
     array = np.ones((queries, keys), bool)

@@ -289,9 +289,11 @@ def test_gelu_tanh_is_the_approximation_and_has_its_gradient():
     def exact(x):
         return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
-    np.testing.assert_allclose(gelu_tanh(jnp.float32(x)), exact(x), atol=2e-6)
+    # As a run compiles it: the tests' hurried compiler rounds tanh more coarsely.
+    compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
+    np.testing.assert_allclose(compiled(gelu_tanh)(jnp.float32(x)), exact(x), atol=2e-6)
     slope = (exact(x + 1e-5) - exact(x - 1e-5)) / 2e-5
-    found = jax.vmap(jax.grad(gelu_tanh))(jnp.float32(x))
+    found = compiled(jax.vmap(jax.grad(gelu_tanh)))(jnp.float32(x))
     np.testing.assert_allclose(found, slope, atol=5e-6)
 
 

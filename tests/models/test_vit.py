@@ -12,7 +12,7 @@ SMALL = {"num_classes": 5, "width": 16, "depth": 3, "heads": 2, "mlp": 32}
 
 
 def images(seed: int = 0, shape: tuple = (2, 4, 4, 3)) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.float32(np.random.default_rng(seed).normal(size=shape))
 
 
 def init(model, like: jax.Array) -> dict:
@@ -22,11 +22,9 @@ def init(model, like: jax.Array) -> dict:
 
 def perturbed(model: vit.ViT, like: jax.Array) -> dict:
     """Parameters in which nothing is zero, so that everything matters."""
+    rng = np.random.default_rng(2)
     params = init(model, like)["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy)
+    return jax.tree.map(lambda x: x + np.float32(0.1 * rng.normal(size=x.shape)), params)
 
 
 def count(name: str, image_size: int, classes: int) -> int:
@@ -71,11 +69,11 @@ def test_pit_does_not_know_where_pixels_lie():
     before = apply({"params": params}, x)
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(16)
-        shuffled = x.reshape(2, 16, 3)[:, order].reshape(x.shape)
-        position = params["embed"]["position"]
+        shuffled = np.asarray(x).reshape(2, 16, 3)[:, order].reshape(x.shape)
+        position = np.asarray(params["embed"]["position"])
         moved = params | {
             "embed": params["embed"]
-            | {"position": jnp.concatenate([position[:1], position[1:][order]])}
+            | {"position": np.concatenate([position[:1], position[1:][order]])}
         }
         np.testing.assert_allclose(apply({"params": moved}, shuffled), before, atol=2e-6)
         # The test can fail: without moving the positions the output is another one.

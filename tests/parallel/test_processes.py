@@ -11,9 +11,10 @@ import time
 import numpy as np
 import pytest
 
-from pit_jax import rundir
+from pit_jax import configfile, rundir
 from pit_jax.errors import ConfigError
 from pit_jax.parallel import processes
+from pit_jax.train import train
 
 FIELDS = {
     "model.width": 16,
@@ -30,14 +31,13 @@ FIELDS = {
 
 
 def start(workdir, number: int, count: int, port: int, **more) -> subprocess.Popen:
-    flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={8 // count}")
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.getcwd()}
-    if count > 1:
-        environment |= {
-            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-            "JAX_NUM_PROCESSES": str(count),
-            "JAX_PROCESS_ID": str(number),
-        }
+    environment = os.environ | {
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", f"count={8 // count}"),
+        "PYTHONPATH": os.getcwd(),
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": str(count),
+        "JAX_PROCESS_ID": str(number),
+    }
     words = [f"--config.{name}={value}" for name, value in (FIELDS | more).items()]
     command = [sys.executable, "-m", "pit_jax.cli", "train", "--config", "configs/digits.py:pit"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -72,10 +72,16 @@ def own_words(output: str) -> str:
 MESH = {"mesh.data": 2, "mesh.fsdp": 4}
 
 
+def alone(workdir) -> None:
+    """The run on the eight devices of this process, as far as it still has to go."""
+    words = [f"--config.{name}={value}" for name, value in (FIELDS | MESH).items()]
+    train(configfile.load("configs/digits.py:pit", words), workdir)
+
+
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     path = tmp_path_factory.mktemp("processes") / "one"
-    finish(group(path, 1, **MESH))
+    alone(path)
     return path
 
 
@@ -100,7 +106,7 @@ def test_stopped_on_two_processes_goes_on_with_one(one, tmp_path):
     outputs = finish(both, code=75)
     steps = {re.search(r"saved at step (\d+)", output)[1] for output in outputs}
     assert len(steps) == 1
-    finish(group(tmp_path, 1, **MESH))
+    alone(tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(one), rtol=1e-5)
 
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from pit_jax import step, tasks, validation
 from pit_jax.errors import ConfigError
@@ -33,6 +34,11 @@ def run(function, q, k, v, g) -> tuple:
     return jax.jit(both)(q, k, v, g)
 
 
+@functools.cache
+def on_one_device(mask: Mask, length: int, heads: int) -> tuple:
+    return run(functools.partial(attention.attention, mask=mask), *arrays(length, heads))
+
+
 MASKS = {
     "full": FULL,
     "causal": Mask(causal=True),
@@ -47,10 +53,9 @@ def test_exchanges_change_nothing(exchange, mask, length, heads):
     """257 tokens do not divide over 4, and neither do 3 heads."""
     inputs = arrays(length, heads)
     function = functools.partial(attention.attention, mask=mask, exchange=exchange)
-    expected = run(function, *inputs)
     with jax.set_mesh(on(data=2, seq=4)):
         found = run(function, *inputs)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(found, on_one_device(mask, length, heads), strict=True):
         np.testing.assert_allclose(one, other, atol=3e-6)
 
 
@@ -58,7 +63,7 @@ def test_exchanges_change_nothing(exchange, mask, length, heads):
 def test_the_tpu_kernel_across_devices(exchange):
     inputs = arrays(256, 4)
     mask = Mask(length=250)
-    expected = run(functools.partial(attention.attention, mask=mask), *inputs)
+    expected = on_one_device(mask, 256, 4)
 
     def kernel(q, k, v, first):
         return splash.attention(q, k, v, mask, interpret=True)
@@ -103,36 +108,55 @@ def test_a_kernel_with_masks_from_query_0_refuses_to_gather(monkeypatch):
         jax.eval_shape(causal, *arrays(256, 4)[:3])
 
 
-@pytest.mark.parametrize("exchange", ["ulysses", "gather"])
-@pytest.mark.parametrize("pool", ["cls", "mean"])
-@pytest.mark.parametrize("layout", [{"data": 2, "fsdp": 2, "seq": 2}, {"fsdp": 2, "seq": 4}])
-def test_a_training_step_of_pit_on_eight_devices(tiny, exchange, pool, layout):
-    """Loss, gradients and updated parameters as on one device, with every axis in use."""
-    tiny.model.update(width=32, depth=3, heads=4, pool=pool, exchange=exchange, attention="blocked")
-    tiny.data.image_size = 14  # 196 tokens, 197 with [CLS]
-    tiny.train.batch_size = 8
-    config = validation.resolve(tiny)
+def step_of(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple:
+    """Gradients, sums of an evaluation, metrics and parameters after one training step."""
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (8, 14, 14, 1)).astype(np.uint8),
         "label": rng.integers(0, 10, 8).astype(np.int32),
     }
+    task = tasks.build(config)
+    steps = step.build(task, config, mesh, Clock(8, 80, 10))
+    with jax.set_mesh(mesh):
+        state = steps.init(jax.random.key(0))
+        ready = jax.jit(task.augment)(batch, jax.random.key(1))
+        gradient = jax.jit(jax.grad(lambda p, x: task.loss(p, x, jax.random.key(2))[0]))
+        grads = gradient(state.params, ready)
+        sums = steps.evaluate(state.params, batch | {"mask": np.ones(8, np.float32)})
+        state, metrics = steps.train(state, batch)
+        return jax.device_get((grads, sums, metrics, state.params))
 
-    def results(mesh: jax.sharding.Mesh) -> tuple:
-        task = tasks.build(config)
-        steps = step.build(task, config, mesh, Clock(8, 80, 10))
-        with jax.set_mesh(mesh):
-            state = steps.init(jax.random.key(0))
-            ready = task.augment(batch, jax.random.key(1))
-            grads = jax.jit(jax.grad(lambda p: task.loss(p, ready, jax.random.key(2))[0]))(
-                state.params
-            )
-            sums = steps.evaluate(state.params, batch | {"mask": np.ones(8, np.float32)})
-            state, metrics = steps.train(state, batch)
-            return jax.device_get((grads, sums, metrics, state.params))
 
-    expected = results(on(data=1))
-    found = results(on(**layout))
+@pytest.fixture(scope="module")
+def one_step():
+    """The step of a config on one device, where no tokens are exchanged, by its pooling."""
+    found = {}
+
+    def of(config: ConfigDict) -> tuple:
+        pool = config.model.pool
+        if pool not in found:
+            found[pool] = step_of(config, on(data=1))
+        return found[pool]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("exchange", "pool", "layout"),
+    [  # each with each of the others
+        ("ulysses", "cls", {"data": 2, "fsdp": 2, "seq": 2}),
+        ("gather", "mean", {"data": 2, "fsdp": 2, "seq": 2}),
+        ("gather", "cls", {"fsdp": 2, "seq": 4}),
+        ("ulysses", "mean", {"fsdp": 2, "seq": 4}),
+    ],
+)
+def test_a_training_step_of_pit_on_eight_devices(tiny, one_step, exchange, pool, layout):
+    """Loss, gradients and updated parameters as on one device, with every axis in use."""
+    tiny.model.update(width=32, depth=3, heads=4, pool=pool, exchange=exchange, attention="blocked")
+    tiny.data.image_size = 14  # 196 tokens, 197 with [CLS]
+    tiny.train.batch_size = 8
+    config = validation.resolve(tiny)
+    expected, found = one_step(config), step_of(config, on(**layout))
     biggest = max(np.abs(x).max() for x in jax.tree.leaves(expected[0]))
     for one, other in zip(jax.tree.leaves(found[0]), jax.tree.leaves(expected[0]), strict=True):
         assert np.abs(one - other).max() < 1e-4 * biggest

@@ -232,6 +232,7 @@ def test_the_compiler_counts_the_same(attends):
         (["data.image_size=9"], "data.image_size=9 is no multiple of 2"),
         (["data.mean=(0.1,)"], "images in [-1, 1], which is 0.5 for both"),
         (["data.augmentation.mixup=0.5"], "mixup has no place in task 'autoencoder'"),
+        (["data.eval_crop=0.9"], "eval_crop=0.9 has no place in task 'autoencoder'"),
         (["mesh.model=2"], "config.mesh.model=2 has no place in task 'autoencoder'"),
         (["model.attention=splash"], "config.model.attention='splash' has no place"),
         (["model.remat=full"], "config.model.remat='full' is not offered by the autoencoder"),

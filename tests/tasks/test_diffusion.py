@@ -1,17 +1,22 @@
 """Diffusion as a task: what enters, what is random, losses, samples, and what is refused."""
 
+import math
 import re
 
 import jax
 import numpy as np
 import pytest
 
-from pit_jax import configfile, step, tasks
+from pit_jax import configfile, step, tasks, validation
 from pit_jax.data import latent_writer, latents, sources
+from pit_jax.diffusion import samplers
 from pit_jax.errors import ConfigError
 from pit_jax.lengths import Clock
+from pit_jax.models.autoencoder import AutoencoderKL
 from pit_jax.models.normalisation import Normalisation
 from pit_jax.parallel import mesh as meshes
+from pit_jax.perf import flops
+from pit_jax.weights import autoencoder, autoencoder_names, tensors
 
 SMALL = ("model.width=16", "model.depth=2", "model.heads=2", "sample.steps=3")
 
@@ -107,6 +112,16 @@ def test_a_sample_depends_on_seed_index_and_label_alone(task, params):
     assert np.abs(whole - other).max() > 0.1
     relabelled = labels_and_indices(8) | {"label": np.full(8, 10, np.int32)}
     assert np.abs(whole - np.asarray(generate(params, relabelled, np.uint32(7)))).max() > 1e-3
+
+
+def test_leading_steps_are_what_public_dit_calls_ddim50(monkeypatch):
+    asked = []
+    monkeypatch.setattr(samplers, "sample", lambda *words, **_: asked.append(words[5]) or words[2])
+    for spacing in ("leading", "linspace"):
+        task = tasks.build(settings(f"sample.spacing={spacing}", "sample.steps=50"))
+        shapes = jax.eval_shape(task.init, jax.random.key(0))
+        jax.eval_shape(task.generate, shapes, labels_and_indices(8), np.uint32(0))
+    assert asked == ["ddim50", 50]
 
 
 @pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "fsdp": 2, "seq": 2}])
@@ -235,6 +250,53 @@ def test_latents_of_another_shape_are_refused(store):
         sources.load(c.data, "train")
 
 
+# ---- what preflight compiles -----------------------------------------------------------
+
+
+def programs(c):
+    mesh = meshes.make_mesh(c.mesh)
+    task = tasks.build(c)
+    with jax.set_mesh(mesh):
+        return task, mesh, task.steps(step.build(task, c, mesh, Clock(32, 1, 1)))
+
+
+def test_preflight_compiles_the_batch_that_is_sampled():
+    made = settings("sample.batch_size=0", "eval.batch_size=16")
+    _, _, found = programs(made)
+    assert found["sample"].arguments[1]["label"].shape == (16,)
+    assert validation.sample_batch(made) == 16
+    assert set(found) == {"train", "eval", "sample"}  # pixels need no decoder
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_preflight_compiles_the_decoding_of_latents(store, tmp_path, named):
+    """What the generator calls, with the autoencoder that is named or, where its file is not
+    here, with the sizes of the config."""
+    path = tmp_path / "small.safetensors"
+    if named:
+        model = AutoencoderKL(
+            channels=(8, 8), layers=1, latent=2, groups=2, image_channels=1, attends=False
+        )
+        shapes = autoencoder_names.shapes(model).items()
+        params = tensors.unflatten({k: np.ones(shape, np.float32) for k, shape in shapes})
+        autoencoder.write(path, model, params, Normalisation(), "small")
+    else:
+        model = AutoencoderKL(channels=(4, 8), layers=1, latent=2, groups=4, attends=False)
+    sizes = ("channels=(4, 8)", "layers=1", "groups=4", "attends=False", f"weights={path}")
+    words = (f"autoencoder.{size}" for size in sizes)
+    c = on_latents("" if named else store[0], *words, "sample.batch_size=96")
+    _, mesh, found = programs(c)
+    decode = found["decode"]
+    assert decode.arguments[1].shape == (64, 4, 4, 2)  # no more than 8 a device at once
+    with jax.set_mesh(mesh):
+        decode.function.lower(*decode.arguments).compile()
+    out = jax.eval_shape(decode.function, *decode.arguments)
+    assert out.shape == (64, 8, 8, 1 if named else 3)
+    counted = sum(math.prod(x.shape) for x in jax.tree.leaves(decode.params))
+    assert counted == sum(map(math.prod, autoencoder_names.shapes(model).values()))
+    assert decode.model_flops == 64 * flops.decoder(model, 8, model.image_channels) > 0
+
+
 # ---- refusals ----------------------------------------------------------------------------
 
 
@@ -244,6 +306,7 @@ def test_latents_of_another_shape_are_refused(store):
         ("model.name=vit", "needs config.model.name='dit'"),
         ("sample.sampler=heun", "is none of the gaussian family's: ddpm, ddim, dpm++"),
         ("diffusion.family=flow", "config.sample.sampler='ddpm' is none of the flow family's"),
+        ("sample.spacing=trailing", "config.sample.spacing='trailing' is none of"),
         ("sample.eta=0.5", "is for sampler 'ddim', not 'ddpm'"),
         ("sample.steps=2000", "is more than config.diffusion.timesteps=1000"),
         ("diffusion.label_drop=0.0", "config.diffusion.conditional and .label_drop"),
@@ -251,6 +314,7 @@ def test_latents_of_another_shape_are_refused(store):
         ("sample.guidance_channels=3", "is more than config.data.channels=1"),
         ("data.mean=(0.1,)", "diffusion works on pixels in [-1, 1]"),
         ("data.augmentation.mixup=0.5", "config.data.augmentation.mixup has no place"),
+        ("data.eval_crop=0.9", "eval_crop=0.9 has no place in task 'diffusion'"),
         ("model.drop_path=0.1", "config.model.drop_path is not offered by 'dit'"),
         ("eval.what=('generation',)", "config.eval.features no network to compare"),
         ("data.channels=4", "config.data.channels=4 is neither 1 nor 3"),
@@ -271,3 +335,13 @@ def test_flow_knows_no_epsilon():
     words = ("diffusion.family=flow", "sample.sampler=euler")
     with pytest.raises(ConfigError, match="write 'v' or 'x0'"):
         settings(*words)
+
+
+def test_a_stride_that_is_no_integer_is_refused_with_those_that_are():
+    words = ("sample.spacing=leading", "sample.steps=300")
+    with pytest.raises(ConfigError, match=r"no integer stride keeps 300 of .*steps=334 or 250"):
+        settings(*words)
+    assert settings("sample.spacing=leading", "sample.steps=250").sample.spacing == "leading"
+    flow = ("diffusion.family=flow", "diffusion.predict=v", "sample.sampler=euler")
+    with pytest.raises(ConfigError, match="is of timesteps, a flow has none"):
+        settings(*flow, "sample.spacing=leading")

@@ -149,6 +149,44 @@ def digits_diffusion() -> str:
     return "\n".join([table(head, rows), "", f"{about}: `{found['command']}`."])
 
 
+STUDIES = ("pixels_vs_patches", "position_embedding", "pixel_permutation", "attention_window")
+
+
+def studies() -> str:
+    """What the studies gave at tiny scale: a table and a plot each."""
+    parts = []
+    for name in STUDIES:
+        found = load("studies", name)
+        if found is None:
+            parts.append(f"**{name}**: not measured.")
+            continue
+        head = ["test accuracy, %", "seeds", "mean [95 % interval]", f"from {found['baseline']}"]
+        rows = [
+            [
+                group["label"],
+                " ".join(f"{100 * value:.1f}" for value in group["seeds"].values()),
+                f"**{100 * group['mean']:.1f}** {_between(group['interval'])}",
+                _difference(group["difference"]),
+            ]
+            for group in found["groups"]
+        ]
+        plot = f"![{name}, test accuracy](experiments/results/studies/{name}.svg)"
+        parts.append("\n".join([f"**{name}**", "", table(head, rows), "", plot]))
+    return "\n\n".join(parts)
+
+
+def _between(interval: list[float] | None, sign: str = "") -> str:
+    return f"[{', '.join(f'{100 * end:{sign}.1f}' for end in interval)}]" if interval else ""
+
+
+def _difference(difference: dict[str, Any] | None) -> str:
+    if difference is None:
+        return ""
+    told = f"{100 * difference['mean']:+.1f} {_between(difference['interval'], '+')}"
+    p = difference["p_permutation_holm"]
+    return told if p is None else f"{told}, p = {p:.2g}"
+
+
 def speed() -> str:
     """The table of what makes a step fast on a CPU."""
     found = json.loads((RESULTS / "speed.json").read_text())
@@ -204,7 +242,7 @@ def render(text: str) -> str:
     Raises:
       ValueError: if a table's marks are missing.
     """
-    for write in (bench, speed, preflight, mae_speed, mae_digits, digits_diffusion):
+    for write in (bench, speed, preflight, mae_speed, mae_digits, digits_diffusion, studies):
         name = write.__name__
         marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         if not marks.search(text):

@@ -10,7 +10,8 @@
 | `pit-b`   | 4096   | 3               | 1.0e21        |
 
 Expected cost, an estimate and not a measurement: at 40 % of a v5e chip's published bf16
-peak (197 TFLOP/s) 125, 580 and 3 600 chip-hours.
+peak (197 TFLOP/s) 125, 580 and 3 600 chip-hours. The first is too few: preflight on v5e-256
+finds it bound by memory, at 128 hours at least; all three fit.
 
 Nothing is published for this setting. The recipe follows raw-pixel diffusion of 2025 (JiT,
 "Back to Basics: Let Denoising Generative Models Denoise"): a straight flow, the network

@@ -249,10 +249,12 @@ def _remarks(comparison: Comparison) -> list[str]:
     most, fewest = comparison.seeds, min(len(e.values) for e in comparison.entries)
     if most == 1:
         remarks.append("One seed each: a single value has no interval and a difference no test.")
+    elif most < statistics.FEWEST:
+        remarks.append("Two seeds are too few for an interval.")
     else:
         remarks.append("±: half of the 95 % interval of the mean over seeds, Student's t.")
-        if fewest < 2:
-            remarks.append("Where there is one value there is no interval.")
+        if fewest < statistics.FEWEST:
+            remarks.append("Of one value or two there is no interval.")
     pairs = [d.count for d in differences if d.paired]
     welch = [e.label for e in comparison.entries if e.difference and not e.difference.paired]
     if pairs and most > 1:
@@ -291,7 +293,7 @@ def _remarks(comparison: Comparison) -> list[str]:
             f"No p-values below {statistics.ENOUGH} seeds: with {n} {'pair' if n == 1 else 'pairs'}"
             f" the smallest p of a permutation test is {2 / 2**n:.3g}. Every single value is given."
         )
-    if len(differences) > 1 and not tested and most > 1:
+    if len(differences) > 1 and not tested and most >= statistics.FEWEST:
         remarks.append(
             f"Each interval is of one comparison alone: of {len(differences)} some may leave 0 out"
             " by chance."

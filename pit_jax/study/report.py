@@ -253,6 +253,8 @@ def _figures(comparison: Comparison) -> list[Figure]:
         marks += " Hollow diamond ◇: published, not measured here."
     if comparison.seeds == 1:
         marks = "One seed each: a dot is a single run."
+    elif comparison.seeds < statistics.FEWEST:
+        marks = "Large dot: mean; small dots: seeds, too few for an interval."
     values = _measured(comparison)
     found = [
         _figure(

@@ -15,6 +15,7 @@ import scipy.stats
 
 LEVEL = 0.95
 ENOUGH = 6  # seeds from which on p-values are given
+FEWEST = 3  # from which on intervals are: of two values t is 12.7, which says nothing
 _EXACT = 1 << 16  # up to so many permutations all of them are tried, beyond as many are drawn
 
 
@@ -41,9 +42,9 @@ class Difference:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Of the mean, 95 %, by Student's t; None of fewer than two values."""
+    """Of the mean, 95 %, by Student's t; None of fewer than three values."""
     x = np.asarray(values, np.float64)
-    if len(x) < 2:
+    if len(x) < FEWEST:
         return None
     half = _quantile(len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
     return float(x.mean() - half), float(x.mean() + half)
@@ -79,7 +80,7 @@ def unpaired(a: Sequence[float], b: Sequence[float]) -> Difference:
     """mean(a) − mean(b) of independent groups, Welch's interval and tests that it is 0."""
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     mean, count = float(x.mean() - y.mean()), min(len(x), len(y))
-    if count < 2:
+    if count < FEWEST:
         return Difference(mean, None, False, count)
     parts = x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)
     error = math.sqrt(sum(parts))

@@ -127,7 +127,7 @@ def _mean(metric: str, entry: Entry) -> str:
     count = len(entry.values)
     value = f"{number(metric, entry.mean)}{' %' if unit(metric) else ''}"
     if entry.interval is None:
-        return f"{entry.label} {value} (one seed)"
+        return f"{entry.label} {value} ({'one seed' if count == 1 else f'{count} seeds'})"
     low, high = (number(metric, x) for x in entry.interval)
     return f"{entry.label} {value} (95 % interval {low} to {high}, {count} seeds)"
 

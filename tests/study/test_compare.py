@@ -105,7 +105,9 @@ def test_words_claim_no_more_than_the_interval(tmp_path):
     told = " ".join(sentences(compare([pair(tmp_path / "a")])))
     assert "ViT/2 is 1.86 points below PiT" in told
     assert "which leaves 0 out" in told
-    told = " ".join(sentences(compare([pair(tmp_path / "b", [0.9, 0.95], [0.95, 0.92])])))
+    told = " ".join(
+        sentences(compare([pair(tmp_path / "b", [0.9, 0.95, 0.93], [0.95, 0.92, 0.93])]))
+    )
     assert "which holds 0: these runs do not tell the two apart" in told
 
 
@@ -190,19 +192,27 @@ def test_published_numbers_stand_beside_their_own_group_only(tmp_path):
     assert [p["value"] for p in found.elsewhere] == [4.16, 0.851]
 
 
-def test_the_table_fits_80_columns_and_gives_every_value(capsys, tmp_path):
+def test_two_seeds_are_shown_without_an_interval(capsys, tmp_path):
     pair(tmp_path, PIT[:2], VIT[:2])
+    _, out, _ = command(capsys, tmp_path)
+    assert "±" not in out
+    assert "Two seeds are too few for an interval." in out
+    assert re.search(r"ViT/2 +90.00 +93.00", out)
+
+
+def test_the_table_fits_80_columns_and_gives_every_value(capsys, tmp_path):
+    pair(tmp_path, PIT[:3], VIT[:3])
     long = "a label that is much longer than any table of this kind has room for [red], and more"
     fake_run(tmp_path / "long", 0.5, model__patch=4)
-    fake_sweep(tmp_path, {f"{n}{s}, seed {s}": f"{n}{s}" for n in ("pit", "vit") for s in "01"})
-    points = {f"{n}, seed {s}": f"{n}{s}" for n in ("pit", "vit") for s in "01"}
+    fake_sweep(tmp_path, {f"{n}{s}, seed {s}": f"{n}{s}" for n in ("pit", "vit") for s in "012"})
+    points = {f"{n}, seed {s}": f"{n}{s}" for n in ("pit", "vit") for s in "012"}
     fake_sweep(tmp_path, points | {long: "long"})
     code, out, _ = command(capsys, tmp_path, "--metric", "eval/accuracy")
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
-    assert re.search(r"pit +2 +92.00 ± 12.71 +baseline", out)
-    assert re.search(r"vit +2 +91.50 ± 19.06 +−0.50 ± 6.35", out)
-    assert re.search(r"vit +90.00 +93.00", out)
+    assert re.search(r"pit +3 +92.00 ± 2.48 +baseline", out)
+    assert re.search(r"vit +3 +91.00 ± 4.30 +−1.00 ± 2.48", out)
+    assert re.search(r"vit +90.00 +93.00 +90.00", out)
     assert "[red]" in re.sub(r"\s+", " ", out).replace(" ]", "]")
     assert re.search(r"30 M +250 +0.2", out)
 

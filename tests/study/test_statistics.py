@@ -12,10 +12,10 @@ RNG = np.random.default_rng(7)
 A, B = RNG.normal(0.90, 0.01, 9), RNG.normal(0.89, 0.02, 9)
 
 
-def test_the_interval_of_two_values_by_hand():
-    # Mean 2, standard error 1, t(0.975, 1) = tan(0.475 π) = 12.7062.
-    low, high = statistics.interval([1.0, 3.0])
-    assert (low, high) == pytest.approx((2 - 12.7062, 2 + 12.7062), abs=1e-4)
+def test_the_interval_of_three_values_by_hand():
+    # Mean 2, standard error 1/√3, t(0.975, 2) = 0.95 / √(2 · 0.975 · 0.025) = 4.30265.
+    low, high = statistics.interval([1.0, 2.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-4)
 
 
 def test_the_interval_is_scipys():
@@ -23,8 +23,11 @@ def test_the_interval_is_scipys():
     assert statistics.interval(A) == pytest.approx(expected)
 
 
-def test_one_value_has_no_interval():
+def test_one_value_or_two_have_no_interval():
     assert statistics.interval([0.5]) is None
+    assert statistics.interval([0.5, 0.6]) is None
+    assert statistics.difference({0: 0.5, 1: 0.6}, {0: 0.25, 1: 0.3}).interval is None
+    assert statistics.difference({0: 0.5, 1: 0.6}, {2: 0.25, 3: 0.3}).interval is None
     assert statistics.difference({0: 0.5}, {0: 0.25}) == statistics.Difference(0.25, None, True, 1)
     assert statistics.difference({0: 0.5}, {1: 0.25}) == statistics.Difference(0.25, None, False, 1)
 

@@ -164,8 +164,7 @@ def alone(svg: str) -> str:
     style = ElementTree.Element("style")
     style.text = importlib.resources.files("pit_jax.study").joinpath("plots.css").read_text()
     paper = ElementTree.Element("rect", width="100%", height="100%", fill="var(--panel)")
-    root.insert(2, style)  # behind title and description
-    root.insert(3, paper)
+    root[2:2] = (style, paper)  # behind title and description
     return _markup(root)
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy import special
 
-from pit_jax import step, validation
+from pit_jax import validation
 from pit_jax.errors import ConfigError
-from pit_jax.lengths import Clock
 from pit_jax.models.perceiver import Perceiver
-from pit_jax.parallel import mesh as meshes
 from pit_jax.parallel import rules
 from pit_jax.perf import flops
 from pit_jax.tasks import build
+
+from ..short_runs import change, losses, losses_by_dtype
 
 SMALL = {"num_classes": 5, "latents": 3, "width": 8, "depth": 1, "heads": 2, "mlp": 12}
 
@@ -141,9 +141,6 @@ def test_norms_biases_positions_and_latents_are_kept_from_weight_decay(small):
         assert tuple(rules.partition(path, (7, 16), sizes)) == (None, "fsdp")
 
 
-KEY = jax.random.key(0)
-
-
 def batch(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {
@@ -152,46 +149,27 @@ def batch(seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def losses(config, sizes, devices) -> list[float]:
-    config.mesh.update(data=1, fsdp=1, seq=1, model=1)
-    config.mesh.update(sizes)
-    config = validation.resolve(config)
-    mesh = meshes.make_mesh(config.mesh, devices)
-    steps = step.build(build(config), config, mesh, Clock(8, 1437, 10))
-    found = []
-    with jax.set_mesh(mesh):
-        state = steps.init(jax.random.key(0))
-        for seed in range(2):
-            rows = jax.device_put(batch(seed), steps.batch_sharding)
-            state, metrics = steps.train(state, rows)
-            found.append(float(metrics["loss"]))
-    return found
-
-
 def test_a_mesh_gives_the_values_of_one_device(small, one_device):
     """Pixels and latents split over seq, heads over model; 7 latents do not divide."""
-    alone = losses(small, {}, one_device)
+    alone = losses(small, {}, one_device, batch)
     small.model.attention = "blocked"  # which moves tokens itself
     assert alone[0] != alone[1]
-    shared = losses(small, {"seq": 2, "model": 2}, jax.devices()[:4])
+    shared = losses(small, {"seq": 2, "model": 2}, jax.devices()[:4], batch)
     np.testing.assert_allclose(shared, alone, rtol=1e-4)
 
 
 def test_in_bfloat16_the_loss_stays_close_and_is_float32(small):
-    found = []
-    for dtype in ("float32", "bfloat16"):
-        small.model.dtype = dtype
-        task = build(validation.resolve(small))
-        params = random_params(task.model, jnp.zeros((1, 8, 8, 1)))
-        loss = jax.jit(lambda p, b, t=task: t.loss(p, t.augment(b, KEY), KEY)[0])(params, batch(0))
-        assert loss.dtype == jnp.float32
-        found.append(float(loss))
-    assert found[1] == pytest.approx(found[0], rel=0.03)
-    assert found[1] != found[0]
+    found = losses_by_dtype(
+        small, lambda task: random_params(task.model, jnp.zeros((1, 8, 8, 1))), batch
+    )
+    assert [loss.dtype for loss in found] == [jnp.float32, jnp.float32]
+    wide, narrow = (float(loss) for loss in found)
+    assert narrow == pytest.approx(wide, rel=0.03)
+    assert narrow != wide
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("fields", "sentence"),
     [
         ({"perceiver.latents": 0}, r"config\.perceiver\.latents=0 must be at least 1"),
         ({"perceiver.rounds": 0}, r"config\.perceiver\.rounds=0 must be at least 1"),
@@ -203,10 +181,8 @@ def test_in_bfloat16_the_loss_stays_close_and_is_float32(small):
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_refused_in_one_line(small, change, sentence):
-    for name, value in change.items():
-        node, _, leaf = name.rpartition(".")
-        small[node][leaf] = value
+def test_what_does_not_fit_is_refused_in_one_line(small, fields, sentence):
+    change(small, fields)
     with pytest.raises(ConfigError, match=sentence) as refusal:
         validation.resolve(small)
     assert "\n" not in str(refusal.value)

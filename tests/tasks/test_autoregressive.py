@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pit_jax import checkpoint, evaluate, rundir, step, validation
+from pit_jax import checkpoint, evaluate, rundir, validation
 from pit_jax.errors import ConfigError
-from pit_jax.lengths import Clock
 from pit_jax.models import igpt
-from pit_jax.parallel import mesh as meshes
 from pit_jax.parallel import rules
 from pit_jax.perf import flops
 from pit_jax.tasks import build
 from pit_jax.train import train
+
+from ..short_runs import change, losses, losses_by_dtype
 
 
 @pytest.fixture
@@ -178,50 +178,26 @@ def test_its_cost_by_hand(small):
     assert flops.autoregressive(c.model, c.data, 4).forward == block + 2 * 64 * 16 * 4
 
 
-KEY = jax.random.key(0)
-
-
 def batch(seed: int) -> dict[str, np.ndarray]:
     image = np.random.default_rng(seed).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8)
     return {"image": image, "label": np.zeros(8, np.int32)}
 
 
-def losses(config, sizes, devices) -> list[float]:
-    config.mesh.update(data=1, fsdp=1, seq=1, model=1)
-    config.mesh.update(sizes)
-    config = validation.resolve(config)
-    mesh = meshes.make_mesh(config.mesh, devices)
-    steps = step.build(build(config), config, mesh, Clock(8, 1437, 10))
-    found = []
-    with jax.set_mesh(mesh):
-        state = steps.init(jax.random.key(0))
-        for seed in range(3):
-            rows = jax.device_put(batch(seed), steps.batch_sharding)
-            state, metrics = steps.train(state, rows)
-            found.append(float(metrics["loss"]))
-    return found
-
-
 def test_a_mesh_gives_the_values_of_one_device(small, one_device):
     small.optim.lr = 1e-2  # from the same loss to different ones
-    alone = losses(small, {}, one_device)
+    alone = losses(small, {}, one_device, batch, 3)
     assert alone[0] == pytest.approx(np.log(4), rel=1e-5)
     assert alone[2] != pytest.approx(alone[1], rel=1e-3)
-    shared = losses(small, {"seq": 2, "model": 2}, jax.devices()[:4])
+    shared = losses(small, {"seq": 2, "model": 2}, jax.devices()[:4], batch, 3)
     np.testing.assert_allclose(shared, alone, rtol=1e-4)
 
 
 def test_in_bfloat16_the_loss_stays_close_and_is_float32(small):
-    found = []
-    for dtype in ("float32", "bfloat16"):
-        small.model.dtype = dtype
-        task = build(validation.resolve(small))
-        params = random_params(task)
-        loss = jax.jit(lambda p, b, t=task: t.loss(p, t.augment(b, KEY), KEY)[0])(params, batch(0))
-        assert loss.dtype == jnp.float32
-        found.append(float(loss))
-    assert found[1] == pytest.approx(found[0], rel=0.03)
-    assert found[1] != found[0]
+    found = losses_by_dtype(small, random_params, batch)
+    assert [loss.dtype for loss in found] == [jnp.float32, jnp.float32]
+    wide, narrow = (float(loss) for loss in found)
+    assert narrow == pytest.approx(wide, rel=0.03)
+    assert narrow != wide
 
 
 def test_a_run_learns_is_probed_and_resumes_to_the_same_bits(small, tmp_path, one_device):
@@ -258,7 +234,7 @@ def test_a_run_learns_is_probed_and_resumes_to_the_same_bits(small, tmp_path, on
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("fields", "sentence"),
     [
         ({"autoregressive.levels": 1}, r"autoregressive\.levels=1 must be at least 2"),
         (
@@ -276,10 +252,8 @@ def test_a_run_learns_is_probed_and_resumes_to_the_same_bits(small, tmp_path, on
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_refused_in_one_line(small, change, sentence):
-    for name, value in change.items():
-        node, _, leaf = name.rpartition(".")
-        (small[node] if node else small)[leaf] = value
+def test_what_does_not_fit_is_refused_in_one_line(small, fields, sentence):
+    change(small, fields)
     with pytest.raises(ConfigError, match=sentence) as refusal:
         validation.resolve(small)
     assert "\n" not in str(refusal.value)

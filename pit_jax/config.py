@@ -30,7 +30,8 @@ class Field:
 
 
 F = Field
-TASKS = ("classification", "mae", "diffusion", "autoencoder", "autoregressive")
+TASKS = ("classification", "mae", "diffusion", "autoencoder", "autoregressive", "depth")
+DEPTH = ("scenes", "nyu_depth_v2")  # sets whose images come with depth, and without a class
 FIELDS: dict[str, Field] = {
     "task": F("classification", "what is trained", choices=TASKS),
     # model
@@ -180,8 +181,20 @@ FIELDS: dict[str, Field] = {
     "autoregressive.levels": F(
         8, "of a channel; a pixel has one of levels ^ channels colours", low=2, high=256
     ),
+    # depth: regression of every pixel's depth
+    "depth.loss": F(
+        "silog",
+        "scale-invariant, of logarithms (Eigen et al. 2014), or the absolute or squared error in"
+        " metres",
+        choices=("silog", "l1", "l2"),
+    ),
+    "depth.silog_lambda": F(
+        0.5, "how much of a common factor of an image's depths is forgiven; 1 = all", low=0.0, high=1.0
+    ),
+    "depth.nearest": F(1e-3, "depths up to this many metres count as not known", low=1e-6),
+    "depth.farthest": F(10.0, "and those beyond; predictions are clipped to the range", low=1e-6, high=255.0),
     # data
-    "data.name": F("digits", "digits, folder, latents, or the name of a TensorFlow Datasets set"),
+    "data.name": F("digits", "digits, scenes, folder, latents, or the name of a TensorFlow Datasets set"),
     "data.dir": F("", "where the set lies; empty = $TFDS_DATA_DIR or ~/tensorflow_datasets"),
     "data.latents_of": F(
         "", "latents: the set of images they are of, for its size where their store is not here"

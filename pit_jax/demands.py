@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from pit_jax.config import FIELDS
+from pit_jax.config import DEPTH, FIELDS
 from pit_jax.diffusion.names import SAMPLERS
 from pit_jax.models.sizes import num_kept
 
@@ -84,6 +84,51 @@ def check_autoregressive(c: ConfigDict, require: Require) -> None:
             f"config.data.augmentation.{name} has no place in task 'autoregressive', whose colours"
             " would be mixed or erased like it",
         )
+
+
+def check_depth(c: ConfigDict, require: Require) -> None:
+    require(c.model.name == "vit", "task 'depth' needs config.model.name='vit'")
+    require(
+        c.model.pool != "patches",
+        "config.model.pool='patches' has no place in task 'depth', whose head reads every patch:"
+        " 'cls' keeps a [CLS] token among them, 'mean' has none",
+    )
+    require(
+        c.data.name.partition(":")[0] in DEPTH,
+        f"config.data.name={c.data.name!r} has no depth: task 'depth' is for"
+        f" {' and '.join(map(repr, DEPTH))}",
+    )
+    near, far = c.depth.nearest, c.depth.farthest
+    require(
+        near < far, f"config.depth.nearest={near} must be less than config.depth.farthest={far}"
+    )
+    options = c.data.augmentation
+    require(
+        options.crop in ("none", "pad"),
+        f"config.data.augmentation.crop={options.crop!r} is not offered in task 'depth', whose"
+        " depths would have to change with the scale: write 'pad' or 'none'",
+    )
+    for name in ("randaugment", "erasing", "mixup", "cutmix"):
+        require(
+            options[name] == 0,
+            f"config.data.augmentation.{name} has no place in task 'depth': it moves or mixes"
+            " images and not their depths",
+        )
+    require(
+        c.train.label_smoothing == 0, "config.train.label_smoothing has no place in task 'depth'"
+    )
+
+
+def check_without_classes(c: ConfigDict, require: Require) -> None:
+    """Of a set with depth, whose images have no class."""
+    name = f"config.data.name={c.data.name!r} has no classes"
+    require(
+        c.task not in ("classification", "diffusion"),
+        f"{name}, which task {c.task!r} needs: write config.task='depth', or 'mae' to pre-train",
+    )
+    require(c.data.per_class == 0, f"{name}: leave config.data.per_class at 0")
+    probes = sorted({"linear", "knn", "fewshot"}.intersection(c.eval.what))
+    require(not probes, f"{name}, which config.eval.what={c.eval.what} needs for {probes}")
 
 
 MOST_COLOURS = 4096
@@ -305,4 +350,5 @@ def check_autoencoder(c: ConfigDict, require: Require) -> None:
 
 
 OF = {"classification": check_classification, "autoregressive": check_autoregressive}
+OF |= {"depth": check_depth}
 OF |= {"mae": check_mae, "diffusion": check_diffusion, "autoencoder": check_autoencoder}

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pit_jax import demands
-from pit_jax.config import FIELDS, assign, base, flatten
+from pit_jax.config import DEPTH, FIELDS, assign, base, flatten
 from pit_jax.errors import ConfigError
 from pit_jax.lengths import Length
 from pit_jax.models.mask import MOST_WINDOWS, layer_radii
@@ -110,6 +110,8 @@ def _check_together(c: ConfigDict) -> None:
         c.task == "diffusion" or d.name != "latents",
         f"config.data.name='latents' is for task 'diffusion', not {c.task!r}",
     )
+    if d.name.partition(":")[0] in DEPTH:
+        demands.check_without_classes(c, require)
     require(
         d.channels in (1, 3) or d.name == "latents",
         f"config.data.channels={d.channels} is neither 1 nor 3",
@@ -260,7 +262,7 @@ def _check_locality(c: ConfigDict, require: Callable[[bool, str], None]) -> None
         " most in one model, all radii that reach the whole image counting as one",
     )
     require(
-        not window or encodes or c.task == "diffusion",
+        not window or encodes or c.task in ("diffusion", "depth"),
         "config.model.window is offered by 'vit' in task 'classification' and by 'dit' in task"
         f" 'diffusion', not by {m.name!r} in task {c.task!r}",
     )

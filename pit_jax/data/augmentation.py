@@ -74,6 +74,31 @@ def augment(
     return normalise(images, mean, std), targets
 
 
+def augment_depth(depth: jax.Array, key: jax.Array, options: Any) -> jax.Array:
+    """Depth moved as `augment` moves the images it belongs to, with the same key and options.
+
+    Args:
+      depth: (B, H, W) float32, below 255.
+      options: with crop "none" or "pad", and without RandAugment, erasing, mixup and cutmix.
+
+    Returns:
+      (B, H, W) float32, 0 in what was added around the images.
+    """
+    if options.crop == "none" and not options.flip:
+        return depth
+
+    def one(depth: jax.Array, key: jax.Array) -> jax.Array:
+        crop_key, _, _, flip_key = jax.random.split(key, 4)
+        if options.crop == "pad":
+            top, left = jax.random.randint(crop_key, (2,), 0, 2 * options.pad + 1)
+            depth = pad_crop(depth[..., None], top, left, options.pad)[..., 0]
+        flipped = jax.random.bernoulli(flip_key, options.flip)
+        return jnp.where(flipped, depth[:, ::-1], depth)
+
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(depth)))
+    return jax.vmap(one)(depth, keys)
+
+
 def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """(x / 255 − mean) / std in float32.
 

@@ -45,7 +45,10 @@ class Reader:
         self.kept = np.arange(len(source))
         self.shape = source.record_shape or (self.size, self.size, self.channels)
         self.dtype = np.dtype(np.float16 if source.record_shape else np.uint8)
-        nbytes = len(source) * math.prod(self.shape) * self.dtype.itemsize
+        self.depth_shape = (self.size, self.size) if source.has_depth else None
+        nbytes = math.prod(self.shape) * self.dtype.itemsize
+        nbytes += 4 * math.prod(self.depth_shape) if self.depth_shape else 0
+        nbytes *= len(source)
         self.held = nbytes <= data.in_memory_gb * 1e9 and self.crop is None
         if self.held:
             self._hold(data)
@@ -61,18 +64,24 @@ class Reader:
         Returns:
           {"image": (n, S, S, C) uint8 or (n, flips, 2, h, w, c) float16, "label": (n,)
           int32, "mask": (n,) float32}; the mask is 0 where an image could not be decoded and
-          the config says to skip it.
+          the config says to skip it. Of a set with depth also {"depth": (n, S, S) float32}.
         """
         if self.held:
-            mask = np.ones(len(indices), np.float32)
-            return {"image": self.images[indices], "label": self.labels[indices], "mask": mask}
+            held = {"image": self.images[indices], "label": self.labels[indices]}
+            held |= {"depth": self.depths[indices]} if self.depth_shape else {}
+            return held | {"mask": np.ones(len(indices), np.float32)}
         image = np.zeros((len(indices), *self.shape), self.dtype)
         label, mask = np.zeros(len(indices), np.int32), np.zeros(len(indices), np.float32)
+        depth = np.zeros((len(indices), *(self.depth_shape or ())), np.float32)
         for row, (index, position) in enumerate(zip(indices, positions, strict=True)):
             example = self._example(int(index), int(position))
             if example is not None:
-                image[row], label[row], mask[row] = *example, 1
-        return {"image": image, "label": label, "mask": mask}
+                image[row], label[row], *rest = example
+                mask[row] = 1
+                if self.depth_shape:
+                    (depth[row],) = rest
+        found = {"image": image, "label": label, "mask": mask}
+        return found | {"depth": depth} if self.depth_shape else found
 
     def note_corrupt(self, indices: np.ndarray) -> None:
         """Counts examples that could not be decoded, perhaps in another process, once each."""
@@ -95,19 +104,19 @@ class Reader:
 
         return choose
 
-    def _example(self, index: int, position: int = 0) -> tuple[np.ndarray, int] | None:
+    def _example(self, index: int, position: int = 0) -> tuple | None:
         if self.source.record_shape:
             return self.source[index]
         example = self.source.view(index, self.chooser(position))
         if example is None:
             return None
-        image, label = example
+        image = example[0]
         if image.shape[-1] != self.channels:
             raise ConfigError(
                 f"config.data.channels={self.channels}, but images of {self.source.name} have"
                 f" {image.shape[-1]}"
             )
-        return image, label
+        return example
 
     def _hold(self, data: Any) -> None:
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
@@ -115,8 +124,10 @@ class Reader:
         self.kept = np.array([i for i, e in enumerate(examples) if e is not None], int)
         good = [e for e in examples if e is not None]
         if good:
-            self.images = np.stack([image for image, _ in good])
-            self.labels = np.array([label for _, label in good], np.int32)
+            self.images, labels, *depths = zip(*good, strict=True)
+            self.images, self.labels = np.stack(self.images), np.array(labels, np.int32)
+            if depths:
+                self.depths = np.stack(depths[0])
             if self.labels.min() < 0 or self.labels.max() >= data.num_classes:
                 raise ConfigError(
                     f"labels of {self.source.name} go from {self.labels.min()} to"
@@ -155,7 +166,8 @@ class TrainBatches:
             replaced = self._reader(indices[bad], positions[bad])
             for name, values in replaced.items():
                 batch[name][bad] = values
-        return {"image": batch["image"], "label": batch["label"], "corrupt": corrupt}
+        del batch["mask"]
+        return batch | {"corrupt": corrupt}
 
 
 class EvalBatches:

@@ -28,11 +28,15 @@ class TensorFlowDataset(Encoded):
 
         keys = builder.info.supervised_keys or ()
         features = builder.info.features
-        wanted = (tfds.features.Image, tfds.features.ClassLabel)
-        if len(keys) != 2 or not all(map(isinstance, (features[key] for key in keys), wanted)):
+        kinds = [features[key] for key in keys]
+        if len(keys) != 2 or type(kinds[0]) is not tfds.features.Image:
             raise ConfigError(f"{data.name} is no set of images and labels")
         self._image, self._label = keys
-        self.num_classes = features[self._label].num_classes
+        self.has_depth = type(kinds[1]) is tfds.features.Tensor and len(kinds[1].shape) == 2
+        if isinstance(kinds[1], tfds.features.ClassLabel):
+            self.num_classes = kinds[1].num_classes
+        elif not self.has_depth:
+            raise ConfigError(f"{data.name} is no set of images and labels")
         height, width = features[self._image].shape[:2]
         self.native_shape = (height, width) if height and width else None
         # Its own decoder would make whole images of them.
@@ -48,6 +52,8 @@ class TensorFlowDataset(Encoded):
 
     def labels(self) -> np.ndarray:
         """Of a record that cannot be read and is to be skipped −1, which is no class's."""
+        if self.has_depth:
+            return np.zeros(len(self), np.int64)
 
         def label(index: int) -> int:
             try:
@@ -58,11 +64,13 @@ class TensorFlowDataset(Encoded):
 
         return np.array([label(index) for index in range(len(self))])
 
-    def _read(self, index: int) -> tuple[bytes, int]:
+    def _read(self, index: int) -> tuple:
         try:
             row = self._rows[index]
         except RuntimeError as error:  # ArrayRecord's, of a checksum for instance
             raise Undecodable(str(error).partition(" (")[0]) from None
+        if self.has_depth:
+            return row[self._image], 0, np.asarray(row[self._label], np.float32)
         return row[self._image], int(row[self._label])
 
 

@@ -71,6 +71,23 @@ class View:
             image = np.asarray(picture).reshape(*reversed(self.resized), channels)
         return self.square(image)
 
+    def nearest(self, values: np.ndarray) -> np.ndarray:
+        """The view of numbers that must not be mixed with their neighbours, as depth: each
+        place takes that of the pixel its centre falls into.
+
+        Args:
+          values: (H, W) of the whole image, not padded.
+
+        Returns:
+          (size, size).
+        """
+        left, top, right, bottom = self.box
+        width, height = self.resized
+        at = np.arange(self.size) + 0.5
+        rows = top + (at + self.cut[1]) * (bottom - top) / height
+        columns = left + (at + self.cut[0]) * (right - left) / width
+        return values[np.ix_(rows.astype(int), columns.astype(int))]
+
     def square(self, resized: np.ndarray) -> np.ndarray:
         """(size, size, C) of the resized box."""
         if self.pad:

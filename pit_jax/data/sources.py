@@ -3,6 +3,7 @@
 digits      scikit-learn's handwritten digits, always at hand
 folder      data.dir/<split>/<class>/<image file>
 latents     what `pit-jax data latents` made of a set, in data.dir; see latents.py
+scenes      rendered here, with exact depth; see scenes.py
 NAME        any TensorFlow Datasets set, prepared as ArrayRecord; see prepared.py
 """
 
@@ -29,6 +30,9 @@ _HELD_OUT = 360  # of the 1797 digits
 class Source:
     """len(source) examples; source[i] is ((H, W, C) uint8, label), or None if corrupt.
 
+    Where `has_depth` it is (image, label, depth), depth (H, W) float32 in metres, 0 where there
+    is none; such sets have no classes, and their labels are 0.
+
     source.view(i, choose) is the same with a view of the image, which costs less than the whole
     where it is kept as a file; choose((H, W)) says which. source.labels() are all labels,
     (len,), read without decoding an image.
@@ -38,6 +42,7 @@ class Source:
       num_classes: as the set itself says.
       native_shape: (H, W) if every image is known to have it, else None.
       record_shape: of float16 numbers that are stored instead of an image, else None.
+      has_depth: whether every image comes with its depth.
       corrupt: names of those found undecodable so far, where the config says to skip them.
     """
 
@@ -45,6 +50,7 @@ class Source:
     num_classes = 0
     native_shape: tuple[int, int] | None = None
     record_shape: tuple[int, ...] | None = None
+    has_depth = False
 
     def __init__(self) -> None:
         self.corrupt: list[str] = []
@@ -53,8 +59,9 @@ class Source:
         example = self[index]
         if example is None:
             return None
-        image, *rest = example
-        return choose(image.shape[:2]).of(image), *rest
+        image, label, *depth = example
+        view = choose(image.shape[:2])
+        return view.of(image), label, *map(view.nearest, depth)
 
     def example_name(self, index: int) -> str:
         """What to call an example in a message."""
@@ -78,6 +85,10 @@ def load(data: Any, split: str) -> Source:
         source: Source = Digits(split)
     elif data.name == "folder":
         source = Folder(data, split)
+    elif data.name == "scenes":
+        from pit_jax.data.scenes import Scenes
+
+        source = Scenes(data, split)
     elif data.name == "latents":
         from pit_jax.data.latents import LatentSource
 
@@ -92,7 +103,7 @@ def load(data: Any, split: str) -> Source:
         from pit_jax.data.prepared import TensorFlowDataset
 
         source = TensorFlowDataset(data, split)
-    if source.num_classes != data.num_classes:
+    if source.num_classes != data.num_classes and not source.has_depth:
         raise ConfigError(
             f"config.data.num_classes={data.num_classes}, but {source.name} has"
             f" {source.num_classes} classes"
@@ -131,6 +142,8 @@ def num_examples(data: Any, split: str) -> int | None:
 
 def native_shape(data: Any) -> tuple[int, int] | None:
     """(H, W) of every image, if that is known without the data, else None."""
+    if data.name == "scenes":  # whatever size is asked for
+        return data.image_size, data.image_size
     known = KNOWN.get(data.name.partition(":")[0])
     return (known.side, known.side) if known and known.side else None
 
@@ -168,6 +181,7 @@ class Part(Source):
         self.whole, self._numbers = whole, numbers
         self.name, self.num_classes = name or whole.name, whole.num_classes
         self.native_shape, self.record_shape = whole.native_shape, whole.record_shape
+        self.has_depth = whole.has_depth
         self.corrupt = whole.corrupt
 
     def __len__(self) -> int:
@@ -215,28 +229,30 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Encoded(Source):
-    """A source whose images are kept as files of some format: `_read(i)` is (bytes, label)."""
+    """A source whose images are kept as files of some format: `_read(i)` is (bytes, label), and
+    the depth where there is one."""
 
     def __init__(self, data: Any):
         super().__init__()
         self._channels, self._skip = data.channels, data.corrupt == "skip"
 
-    def _read(self, index: int) -> tuple[bytes, int]:
+    def _read(self, index: int) -> tuple:
         raise NotImplementedError
 
     def encoded(self, index: int) -> bytes:
         """The bytes of an image's file."""
         return self._read(index)[0]
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int] | None:
+    def __getitem__(self, index: int) -> tuple | None:
         return self.view(index, None)
 
-    def view(
-        self, index: int, choose: Callable[[tuple[int, int]], View] | None
-    ) -> tuple[np.ndarray, int] | None:
+    def view(self, index: int, choose: Callable[[tuple[int, int]], View] | None) -> tuple | None:
         try:
-            data, label = self._read(index)
-            return decode(data, self._channels, choose), label
+            data, label, *depth = self._read(index)
+            image = decode(data, self._channels, choose)
+            if choose:
+                depth = [choose(x.shape).nearest(x) for x in depth]
+            return image, label, *depth
         except (OSError, Undecodable) as error:
             self._leave_out(index, error)
             return None

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from pit_jax.config import DEPTH
+from pit_jax.errors import ConfigError
 from pit_jax.evals import fewshot, linear_probe, neighbours
 from pit_jax.evals.context import Context
 
@@ -43,7 +45,14 @@ def few_shots(context: Context) -> Values:
 
 
 def _of(context: Context, views: bool = False) -> tuple[np.ndarray, ...]:
-    """Vectors and labels of the training set, then of the held-out set."""
+    """Vectors and labels of the training set, then of the held-out set.
+
+    Raises:
+      ConfigError: if the set has no classes.
+    """
+    name = context.config.data.name
+    if name.partition(":")[0] in DEPTH:
+        raise ConfigError(f"config.data.name={name!r} has no classes that a probe could tell")
     train, test = context.features
     vectors = train.vectors if views else train.vectors[0]
     return vectors, train.labels, test.vectors[0], test.labels

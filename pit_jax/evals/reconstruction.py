@@ -1,6 +1,6 @@
 """How well images are reconstructed, and a picture of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -28,22 +28,28 @@ def draw(context: Context) -> None:
 
     The task's `reconstruct` makes those of `ROWS` that it has.
     """
+    rows = first(context, context.task.reconstruct, ROWS)
+    if context.draw:
+        context.draw("reconstruction", grid(rows))
+
+
+def first(context: Context, function: Callable, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of `names` that a function(params, batch, extra) of the task has, for the first
+    `eval.pictures` held-out images; it also returns the batch's "mask"."""
     wanted = context.config.eval.pictures
-    read = context.steps.read(context.task.reconstruct)
+    read = context.steps.read(function)
     parts: list[dict] = []
     have = 0
     batches = context.held_out.evaluate()
     for batch in batches:
         found = jax.device_get(read(context.state.eval_params, batch, np.int32(0)))
         real = found.pop("mask") > 0
-        parts.append({name: found[name][real] for name in ROWS if name in found})
+        parts.append({name: found[name][real] for name in names if name in found})
         have += int(real.sum())
         if have >= wanted:
             break
     batches.close()
-    rows = {name: np.concatenate([p[name] for p in parts])[:wanted] for name in parts[0]}
-    if context.draw:
-        context.draw("reconstruction", grid(rows))
+    return {name: np.concatenate([p[name] for p in parts])[:wanted] for name in parts[0]}
 
 
 def grid(rows: dict[str, np.ndarray]) -> np.ndarray:

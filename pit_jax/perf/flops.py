@@ -77,6 +77,19 @@ def vit(model, data) -> Flops:
     )
 
 
+def depth(model, data) -> Flops:
+    """FLOPs of a ViT or PiT that says a number of every pixel: all rows but [CLS] are read."""
+    patches = (data.image_size // model.patch) ** 2
+    shape = (patches + (model.pool != "mean"), model.width, model.mlp, model.depth)
+    head = 2 * patches * model.width * model.patch**2
+    return Flops(
+        trunk(*shape) + _embedding(model, data, patches) + head,
+        trunk(*shape),
+        shape[0],
+        recomputed(*shape, remat=model.remat),
+    )
+
+
 def mae(model, data, mae) -> Flops:
     """FLOPs of a masked autoencoder: the encoder on the kept patches, the decoder on all."""
     patches = (data.image_size // model.patch) ** 2

@@ -22,4 +22,6 @@ def build(config: Any) -> Any:
             from pit_jax.tasks.autoencoder import Autoencoder as Task
         case "autoregressive":
             from pit_jax.tasks.autoregressive import Autoregressive as Task
+        case "depth":
+            from pit_jax.tasks.depth import Depth as Task
     return Task(config)

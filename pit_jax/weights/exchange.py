@@ -55,6 +55,11 @@ def export_weights(
         raise ConfigError(
             f"--format public is public DiT's: {source} was trained by task {config.task!r}"
         )
+    if layout == "huggingface" and config.task == "depth":
+        raise ConfigError(
+            f"{source} was trained by task 'depth', whose head Hugging Face's ViT has not: write"
+            " --format pit_jax"
+        )
     params = saved.read_weights(step)
     if config.task == "autoencoder":
         model, normalisation = build_model(config), measured(run, step)

@@ -26,7 +26,7 @@ _DECISIVE += ("convnet.channels", "convnet.layers", "convnet.kernel", "convnet.d
 _DECISIVE += ("perceiver.latents", "perceiver.rounds", "autoregressive.levels")
 
 # What may start afresh: a head for other classes, the norm of averaged tokens, a decoder.
-_MAY_BE_NEW = ("head", "pool_norm", "decoder")
+_MAY_BE_NEW = ("head", "depth_head", "pool_norm", "decoder")
 
 
 def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:

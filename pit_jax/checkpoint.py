@@ -29,10 +29,17 @@ from pit_jax.files import sha256
 from pit_jax.parallel.rules import path_of
 from pit_jax.rundir import RunDir
 
-BEST_METRIC = "eval/accuracy"
+# Which evaluation says what the best checkpoint is, and whether more of it is better.
+_BEST = {"eval/accuracy": 1, "eval/rmse": -1}
 # What orbax writes beside the numbers: 0.2 MB measured for a hundred arrays, and room for
 # the pieces that it merges at the end.
 _OVERHEAD = 1 << 19
+
+
+def score(evaluation: dict[str, float]) -> float | None:
+    """How good an evaluation found a run, the larger the better; None if it does not say."""
+    found = (sign * evaluation[name] for name, sign in _BEST.items() if name in evaluation)
+    return next((value for value in found if math.isfinite(value)), None)
 
 
 class Checkpoints:
@@ -64,7 +71,9 @@ class Checkpoints:
             self._checkpointer.save(self._root / str(step), state)
         except Exception as error:  # orbax wraps a full disk in many types
             raise self._failed(step, error) from None
-        self._best_saved = max(self._best_saved, metrics.get(BEST_METRIC, -math.inf))
+        found = score(metrics)
+        if found is not None:
+            self._best_saved = max(self._best_saved, found)
         self._pending = self._thread.submit(self._commit, step, metrics)
 
     def poll(self) -> None:
@@ -139,7 +148,7 @@ class Checkpoints:
         return sorted(int(p.stem) for p in self._manifests.iterdir() if p.stem.isdigit())
 
     def best_step(self) -> int | None:
-        """The step of best evaluation accuracy among those that are kept."""
+        """The step of the best evaluation among those that are kept."""
         scores = self._scores()
         return max(scores, key=lambda s: (scores[s], s)) if scores else None
 
@@ -149,8 +158,8 @@ class Checkpoints:
 
     def _scores(self) -> dict[int, float]:
         manifests = {s: self._manifest(s) or {} for s in self.steps()}
-        scores = {s: m.get("metrics", {}).get(BEST_METRIC) for s, m in manifests.items()}
-        return {s: score for s, score in scores.items() if score is not None}
+        scores = {s: score(m.get("metrics", {})) for s, m in manifests.items()}
+        return {s: found for s, found in scores.items() if found is not None}
 
     def verify(self, step: int) -> list[str]:
         """What is wrong with the checkpoint of `step`; empty if it is intact."""

@@ -344,7 +344,7 @@ FIELDS: dict[str, Field] = {
     "eval.neighbours": F(20, "that vote in the nearest-neighbour probe", low=1),
     "checkpoint.every": F("10%", "between checkpoints; the last step is always saved", length=True),
     "checkpoint.keep": F(2, "newest checkpoints that stay", low=1),
-    "checkpoint.keep_best": F(1, "checkpoints of best evaluation accuracy that stay too", low=0),
+    "checkpoint.keep_best": F(1, "checkpoints of best accuracy or RMSE that stay too", low=0),
     "launch.heartbeat_s": F(100, "seconds until a silent process counts as dead", low=10),
     "init_from": F("", "run directory or .safetensors file whose weights the run starts from"),
     "init_task": F("", "the task that init_from must have been trained by; empty = any", choices=("", *TASKS)),

@@ -232,8 +232,7 @@ def train(
                         last_eval = extra = evaluation(number)
                     except StopAsked as stop:  # of half an evaluation nothing is logged
                         asked = saves = stop.signal
-                score = (extra or {}).get(checkpoint.BEST_METRIC)
-                saves = saves or saved.would_be_best(score)
+                saves = saves or saved.would_be_best(checkpoint.score(extra or {}))
                 fetch(*pending, extra=extra)
                 pending = None
                 if saves:
@@ -272,14 +271,16 @@ def train(
 
 
 def _describe(evaluation: dict[str, float] | None) -> str:
-    """ "accuracy 96.4 %", or without one "held-out loss 0.1234"; empty without an evaluation."""
+    """ "accuracy 96.4 %", "RMSE 0.72", or else "held-out loss 0.1234"; empty without values."""
     values = {name.removeprefix("eval/"): value for name, value in (evaluation or {}).items()}
     shown = [
         f"{name.replace('_', ' ')} {100 * value:.1f} %"
         for name, value in values.items()
         if name.endswith("accuracy") or name == "accuracy_top5"
     ]
-    if "loss" in values and "accuracy" not in values:
+    if "rmse" in values:
+        shown.insert(0, f"RMSE {values['rmse']:.3f}")
+    elif "loss" in values and "accuracy" not in values:
         shown.insert(0, f"held-out loss {values['loss']:.4f}")
     return ", ".join(shown)
 

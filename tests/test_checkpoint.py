@@ -161,6 +161,19 @@ def test_the_newest_and_the_best_stay(tmp_path):
     assert not again.would_be_best(0.9)
 
 
+@pytest.mark.parametrize(
+    ("evaluation", "expected"),
+    [
+        ({"eval/accuracy": 0.5, "eval/loss": 3.0}, 0.5),
+        ({"eval/rmse": 0.72}, -0.72),
+        ({"eval/rmse": float("nan")}, None),
+        ({"eval/loss": 0.1}, None),
+    ],
+)
+def test_more_accuracy_and_less_error_are_better(evaluation, expected):
+    assert checkpoint.score(evaluation) == expected
+
+
 def test_another_state_is_refused(two):
     other = shapes() | {"w": jax.ShapeDtypeStruct((3, 3), jnp.float32)}
     sentence = r"checkpoint 2 in .* is of another model: w is \(40, 30\), the .* it \(3, 3\)"

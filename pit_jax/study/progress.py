@@ -8,7 +8,7 @@ from typing import Any
 from pit_jax.rundir import RunDir
 
 # The number that a table shows of a run: the first of these that it has, else any.
-_MAIN = ("eval/accuracy", "eval/fid", "eval/loss")
+_MAIN = ("eval/accuracy", "eval/rmse", "eval/fid", "eval/loss")
 
 
 @dataclasses.dataclass

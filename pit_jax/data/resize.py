@@ -1,4 +1,9 @@
-"""Bringing images to the model's size on the host, with PIL.
+"""Bringing images to the model's size on the host.
+
+The filters are PIL's, computed by fast_image_resize (the package cykooz-resizer), which takes
+a quarter of PIL's time. Both round to whole grey levels between the two passes, but take these
+in another order: bilinear is within one level, bicubic too but where it overshoots black or
+white. Where there is no wheel of it, as on 64-bit ARM under Linux, PIL itself does it.
 
 A `View` is what of an image becomes the model's image. It is chosen from the image's size
 alone, so that a JPEG may be decoded at the scale the view needs.
@@ -10,6 +15,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+
+try:
+    import cykooz_resizer as fast
+except ImportError:
+    fast = None
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ATTEMPTS = 10  # torchvision's, before it falls back to a centre crop
@@ -65,10 +75,9 @@ class View:
         image = image[row : math.ceil(bottom), column : math.ceil(right)]
         if self.resized != (right - left, bottom - top):
             box = (left - column, top - row, right - column, bottom - row)
-            channels = image.shape[2]
-            picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-            picture = picture.resize(self.resized, _FILTERS[self.interpolation], box=box)
-            image = np.asarray(picture).reshape(*reversed(self.resized), channels)
+            image = (_resize if fast else _resize_with_pil)(
+                image, self.resized, self.interpolation, box
+            )
         return self.square(image)
 
     def nearest(self, values: np.ndarray) -> np.ndarray:
@@ -158,6 +167,36 @@ def simple_view(
 def resize_center_crop(image: np.ndarray, size: int, keep: float = 1.0) -> np.ndarray:
     """`center_view` of an image: (H, W, C) uint8 → (size, size, C) uint8."""
     return center_view(image.shape[:2], size, keep).of(image)
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], interpolation: str, box: Box) -> np.ndarray:
+    """A box of (H, W, C) uint8, C 1 or 3, as (height, width, C) of `size` = (width, height)."""
+    kind = {1: fast.PixelType.U8, 3: fast.PixelType.U8x3}[image.shape[2]]
+    like = {"bilinear": fast.FilterType.bilinear, "bicubic": fast.FilterType.catmull_rom}
+    left, top, right, bottom = box
+    options = fast.ResizeOptions(
+        fast.ResizeAlg.convolution(like[interpolation]),
+        use_alpha=False,
+        crop_box=fast.CropBox(left, top, right - left, bottom - top),
+    )
+    height, width = image.shape[:2]
+    source = fast.ImageData(width, height, kind, image.tobytes())
+    found = fast.ImageData(*size, kind)
+    fast.Resizer().resize(source, found, options)
+    return np.frombuffer(found.get_buffer(), np.uint8).reshape(*reversed(size), image.shape[2])
+
+
+def _resize_with_pil(
+    image: np.ndarray, size: tuple[int, int], interpolation: str, box: Box
+) -> np.ndarray:
+    """What `_resize` does."""
+    channels = image.shape[2]
+    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+    picture = picture.resize(size, _FILTERS[interpolation], box=box)
+    return np.asarray(picture).reshape(*reversed(size), channels)
 
 
 def _random_box(

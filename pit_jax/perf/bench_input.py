@@ -21,7 +21,7 @@ from PIL import Image
 
 from pit_jax import configfile
 from pit_jax.config import label
-from pit_jax.data import sources
+from pit_jax.data import resize, sources
 from pit_jax.data.decode import Undecodable, decode
 from pit_jax.data.pipeline import Reader
 from pit_jax.data.prepared import NotPrepared
@@ -122,7 +122,9 @@ def measure(config: Any, turns: int = 10) -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)),
             "system": platform.platform(),
         },
-        "versions": bench.versions(("numpy", "pillow", "simplejpeg")),
+        "versions": bench.versions(
+            ("numpy", "pillow", "simplejpeg", *(["cykooz-resizer"] if resize.fast else []))
+        ),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": bench.command(sys.argv[1:]),
         "files": {

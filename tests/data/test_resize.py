@@ -9,11 +9,26 @@ from pit_jax.data import resize
 from .images import noise, to_pil
 
 
+@pytest.fixture(params=["fast_image_resize", "PIL"])
+def apart(request, monkeypatch) -> int:
+    """Resizes by either; the grey levels that the result may be away from PIL's own."""
+    if request.param == "PIL":
+        monkeypatch.setattr(resize, "fast", None)
+        return 0
+    pytest.importorskip("cykooz_resizer", reason="there is no wheel for this machine")
+    return 1
+
+
+def grey_noise(*shape: int) -> np.ndarray:
+    """Noise that no filter takes beyond black or white, where the order of passes matters."""
+    return 96 + noise(*shape) // 4
+
+
 @pytest.mark.parametrize("shape", [(30, 50), (50, 30), (33, 32), (8, 8), (5, 9), (480, 70)])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("keep", "short"), [(1.0, 16), (0.875, 18)])
-def test_center_crop_is_pils_resize_and_the_middle(shape, channels, keep, short):
-    image = noise(*shape, channels)
+def test_center_crop_is_pils_resize_and_the_middle(shape, channels, keep, short, apart):
+    image = grey_noise(*shape, channels)
     found = resize.resize_center_crop(image, 16, keep)
     assert found.shape == (16, 16, channels)
     scale = short / min(shape)
@@ -21,7 +36,7 @@ def test_center_crop_is_pils_resize_and_the_middle(shape, channels, keep, short)
     expected = np.asarray(to_pil(image).resize((width, height), Image.Resampling.BICUBIC))
     top, left = (height - 16) // 2, (width - 16) // 2
     expected = expected[top : top + 16, left : left + 16].reshape(found.shape)
-    np.testing.assert_array_equal(found, expected)
+    assert np.abs(found.astype(int) - expected).max() <= apart
 
 
 def test_224_of_256_pixels_is_an_eighth_left_out():
@@ -38,13 +53,15 @@ def random_view(shape, size: int, seed: int, interpolation: str = "bicubic"):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_random_crop_is_cut_out_and_then_resized(interpolation, channels):
+def test_a_random_crop_is_cut_out_and_then_resized(interpolation, channels, apart):
     """So that no filter sees what lies beyond the box, as in torchvision."""
-    image = noise(60, 80, channels)
+    image = grey_noise(60, 80, channels)
     view = random_view((60, 80), 24, 3, interpolation)
     cut = to_pil(image).crop(view.box)
     expected = cut.resize((24, 24), Image.Resampling[interpolation.upper()])
-    np.testing.assert_array_equal(view.of(image), np.asarray(expected).reshape(24, 24, channels))
+    found = view.of(image)
+    assert found.shape == (24, 24, channels)
+    assert np.abs(found.astype(int) - np.asarray(expected).reshape(found.shape)).max() <= apart
 
 
 def test_an_image_of_the_models_size_stays_what_it_is():

@@ -88,6 +88,10 @@ ROWS = [
             ("pit-s", "81.8 %", LARGE),
         )
     ),
+    Row("flowers102.py:pit-t", "46.3 %", "PiT paper, v2, Oxford-102-Flower", SMALL),
+    Row("flowers102.py:vit-t/2", "45.8 %", "PiT paper, v2, Oxford-102-Flower", SMALL),
+    Row("nyu_depth.py:pit-s", "RMSE 0.72 m", "PiT paper, v2, NYU-v2 depth", SMALL),
+    Row("nyu_depth.py:vit-s/2", "RMSE 0.80 m", "PiT paper, v2, NYU-v2 depth", SMALL),
     *(
         Row(f"cifar100_mae.py:{model}", "", "PiT paper, MAE: pre-training", SMALL)
         for model in ("pit-t", "vit-t/2", "pit-s", "vit-s/2")

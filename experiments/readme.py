@@ -56,16 +56,18 @@ def load(kind: str, name: str) -> dict[str, Any] | None:
 def bench() -> str:
     """The table of benches, and what they ran on."""
     head = ["training step", "tokens", "batch", "step", "PyTorch", "times as fast"]
-    head += ["of matrix peak", "peak memory", "PyTorch"]
+    head += ["on the Xeon", "of matrix peak", "peak memory", "PyTorch"]
     rows, commands, machines = [], [], []
+    xeons = []
     for name, title in BENCHES.items():
         found = load("bench", name)
         if command := found["command"] if found else COMMANDS.get(name):
             commands.append(f"{title}: `{command}`")
         if found is None:
-            rows.append([title, *["not measured"] * 8])
+            rows.append([title, *["not measured"] * 9])
             continue
-        ours, theirs, machine = found["ours"], found["torch"], found["machine"]
+        elsewhere = load("bench/xeon", name)
+        ours, theirs = found["ours"], found["torch"]
         rows.append(
             [
                 title,
@@ -73,19 +75,30 @@ def bench() -> str:
                 f"{found['config']['train']['batch_size']}",
                 *(f"{side['step_s'] * 1e3:,.0f} ms" for side in (ours, theirs)),
                 f"**{found['ratio_to_torch']:.2f}**",
+                f"{elsewhere['ratio_to_torch']:.2f}" if elsewhere else "not measured",
                 f"{ours['share_of_measured_peak']:.0%}",
                 *(f"{side['peak_bytes'] / MIB:,.0f} MiB" for side in (ours, theirs)),
             ]
         )
-        versions = found["versions"]
-        about = f"{machine['cores']} cores of {machine['cpu']}"
-        if machine["platform"] != "cpu":
-            about = f"{machine['devices']} × {machine['device']}"
-        about += f", Python {versions['python']}, jax {versions['jax']}, torch {versions['torch']}"
-        machines.append(f"{about}, {found['date']}")
+        machines.append(ran_on(found))
+        if elsewhere:
+            xeons.append(ran_on(elsewhere))
     lines = [table(head, rows), ""]
-    lines += [f"On {'; '.join(dict.fromkeys(machines))}. The commands:", ""]
+    lines += [f"On {'; '.join(dict.fromkeys(machines))}."]
+    if xeons:
+        lines[-1] += f" The Xeon: {'; '.join(dict.fromkeys(xeons))}."
+    lines += ["The commands:", ""]
     return "\n".join([*lines, *(f"- {command}" for command in commands)])
+
+
+def ran_on(found: dict[str, Any]) -> str:
+    """Machine, versions and day of a bench."""
+    machine, versions = found["machine"], found["versions"]
+    about = f"{machine['cores']} cores of {machine['cpu']}"
+    if machine["platform"] != "cpu":
+        about = f"{machine['devices']} × {machine['device']}"
+    about += f", Python {versions['python']}, jax {versions['jax']}, torch {versions['torch']}"
+    return f"{about}, {found['date']}"
 
 
 def mae_speed() -> str:

@@ -147,25 +147,31 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise ConfigError(f"--out {args.out}: a report is an HTML file, e.g. report.html")
     if args.plot and not args.plot.endswith(".svg"):
         raise ConfigError(f"--plot {args.plot}: a plot is an SVG file, e.g. plot.svg")
+    used: dict[str, str] = {}
     for flag in ("out", "csv", "json", "plot"):
-        if (path := getattr(args, flag)) and "://" not in path:
-            _check_writable(path, flag)
+        if path := getattr(args, flag):
+            if path in used:
+                raise ConfigError(f"--{used[path]} and --{flag} are both {path}: one would be lost")
+            used[path] = flag
+            if "://" not in path:
+                _check_writable(path, flag)
     from pit_jax import files
     from pit_jax.study import compare, export, report, summary
 
     found = compare.compare(args.directories, args.baseline, args.metric)
-    made = {
-        args.csv: export.to_csv,
-        args.json: export.to_json,
-        args.plot: report.to_svg,
-        args.out: report.to_html,
-    }
-    for path, write in made.items():  # before anything is printed: `| head` takes no file away
+    made = [
+        (args.csv, export.to_csv),
+        (args.json, export.to_json),
+        (args.plot, report.to_svg),
+        (args.out, report.to_html),
+    ]
+    for path, write in made:  # before anything is printed: `| head` takes no file away
         if path:
             files.write(path, write(found))
     summary.show(found)
-    for path in filter(None, made):
-        print(f"written: {path}")
+    for path, _ in made:
+        if path:
+            print(f"written: {path}")
 
 
 def weights(args: argparse.Namespace, overrides: Sequence[str]) -> None:

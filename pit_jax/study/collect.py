@@ -132,15 +132,17 @@ def collect(directories: Iterable[str | os.PathLike]) -> Collection:
     """
     runs: dict[str, Run] = {}
     others: dict[str, str] = {}
+    unstarted: dict[str, str] = {}
+    started: set[str] = set()
     sweeps, notes = [], []
     for directory in directories:
         given = RunDir(directory)
         if given.exists():
             places = [(given.path, "")]
         else:
-            sweep, places, unstarted = _sweep(given.path, notes)
+            sweep, places, missing = _sweep(given.path, notes)
             sweeps += [sweep] if sweep else []
-            others |= dict.fromkeys(unstarted, "not started")
+            unstarted |= missing
         for place, point in places:
             if str(place) in runs:
                 continue
@@ -149,6 +151,9 @@ def collect(directories: Iterable[str | os.PathLike]) -> Collection:
                 runs[run.path] = run
             else:
                 others[run.called] = f"{run.state}, step {run.step}"
+                started.add(run.name)
+    started |= {run.name for run in runs.values()}  # by another shard, on another disk
+    others |= {label: "not started" for name, label in unstarted.items() if name not in started}
     if not runs:
         states = "; ".join(f"{name}: {state}" for name, state in others.items())
         raise ConfigError(f"no run is finished, so there is nothing to compare ({states})")
@@ -157,8 +162,9 @@ def collect(directories: Iterable[str | os.PathLike]) -> Collection:
 
 def _sweep(
     path: epath.Path, notes: list[str]
-) -> tuple[Sweep | None, list[tuple[epath.Path, str]], list[str]]:
-    """A directory of runs: its study, (directory, label) of each run, what never started."""
+) -> tuple[Sweep | None, list[tuple[epath.Path, str]], dict[str, str]]:
+    """A directory of runs: its study, (directory, label) of each run, and {directory's name:
+    label} of what never started here."""
     if not path.is_dir():
         raise ConfigError(f"there is no directory {path}")
     found = {p.name: p for p in sorted(path.iterdir()) if (p / "config.json").exists()}
@@ -177,7 +183,7 @@ def _sweep(
         )
     places = [(found.pop(name), label) for name, label in points if name in found]
     started = {str(place) for place, _ in places}
-    unstarted = [label for name, label in points if str(path / name) not in started]
+    unstarted = {name: label for name, label in points if str(path / name) not in started}
     return sweep, [*places, *((place, "") for place in found.values())], unstarted
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from pit_jax.errors import ConfigError
 from pit_jax.study import groups, provenance, statistics
-from pit_jax.study.collect import Collection, Run, collect, starts
+from pit_jax.study.collect import Collection, Run, collect
 from pit_jax.study.groups import Group
+from pit_jax.study.space import RUNS
 
 # What a task is judged by if nobody says: the first that every run has.
 MAIN = ("eval/accuracy", "eval/rmse", "eval/fid", "eval/distance", "eval/linear_accuracy")
@@ -23,7 +24,7 @@ class Entry:
 
     Attributes:
       values: {seed: value}, of the runs that have a finite one.
-      interval: 95 %, of the mean; None of one value.
+      interval: 95 %, of the mean; None of one value or two.
       difference: from the baseline; None of the baseline itself and without values.
       p_t, p_permutation: the difference's, corrected by Holm for the number of comparisons.
       published: values of the same label and metric.
@@ -104,9 +105,12 @@ def compare(
         statistics.difference(one, of_base) if one and group is not base else None
         for group, one in zip(grouped, values, strict=True)
     ]
-    p_t = statistics.holm([d and d.p_t for d in differences])
-    p_permutation = statistics.holm([d and d.p_permutation for d in differences])
-    published = [number for sweep in found.sweeps for number in sweep.published]
+    tests = sum(d is not None and d.p_permutation is not None for d in differences)
+    p_t = statistics.holm([d and d.p_t for d in differences], tests)
+    p_permutation = statistics.holm([d and d.p_permutation for d in differences], tests)
+    published = []  # shards of one study on several disks all say the same
+    for number in (number for sweep in found.sweeps for number in sweep.published):
+        published += [] if number in published else [number]
     entries, beside = [], set()
     for place, group in enumerate(grouped):
         own = [
@@ -179,15 +183,17 @@ def metrics(runs: Sequence[Run]) -> list[str]:
 
 
 def _of_one_task(runs: Sequence[Run], metric: str) -> tuple[list[Run], list[str]]:
-    """Without those that served others as their start, which may be of another task."""
-    known = {value: config for value, (_, config) in starts(runs).items()}
-    used = {id(known[run.config["init_from"]]) for run in runs if run.config["init_from"] in known}
-    ends = [run for run in runs if id(run.config) not in used]
+    """Without those that others needed, as a start or to measure with, of another task."""
+    by_name = {run.name: run for run in runs} | {run.path: run for run in runs}
+    named = [str(run.config.get(field) or "") for run in runs for field in RUNS]
+    last = [os.path.basename(name.rstrip("/")) for name in named]  # a sweep that was moved
+    used = {id(by_name.get(n) or by_name.get(end)) for n, end in zip(named, last, strict=True)}
+    ends = [run for run in runs if id(run) not in used]
     tasks = {run.task for run in ends}
     if ends and len(tasks) == 1:
-        before = [run for run in runs if id(run.config) in used and run.task not in tasks]
+        before = [run for run in runs if id(run) in used and run.task not in tasks]
         kept = [run for run in runs if run not in before]
-        note = f"left out as the start of others: {_names(before)}"
+        note = f"left out, as others needed it: {_names(before)}"
         return kept, [note] if before else []
     if metric and all(metric in run.result for run in ends):
         return ends, [f"these runs are of different tasks: {', '.join(sorted(tasks))}"]
@@ -274,24 +280,34 @@ def _remarks(comparison: Comparison) -> list[str]:
             f"{_some(welch)}: not the baseline's seeds, so the difference is of independent groups"
             " (Welch)."
         )
-    tested = sum(d.p_permutation is not None for d in differences)
-    if tested:
+    with_p = [d for d in differences if d.p_permutation is not None]
+    if tested := len(with_p):
         remarks.append(
             f"p: t-test and permutation test, two-sided, corrected for {tested}"
             f" {'comparison' if tested == 1 else 'comparisons'} (Holm). The intervals are not."
         )
-        n = min(pairs, default=0)
-        if pairs and (least := min(1.0, tested * 2 / 2**n)) > 0.05:
+        n = max((d.count for d in with_p if d.paired), default=0)
+        if n and (least := min(1.0, tested * 2 / 2**n)) > 0.05:
             remarks.append(
                 f"With {n} pairs and {tested} comparisons the permutation test's smallest corrected"
                 f" p is {least:.3g}, so it cannot fall below 0.05 here: it would take"
                 f" {math.ceil(math.log2(tested * 2 / 0.05))} seeds."
             )
+        untested = [
+            e.label for e in comparison.entries if e.difference and e.difference not in with_p
+        ]
+        if untested:
+            remarks.append(f"{_some(untested)}: no p-value below {statistics.ENOUGH} seeds.")
     elif pairs and most > 1:
         n = max(pairs)
         remarks.append(
             f"No p-values below {statistics.ENOUGH} seeds: with {n} {'pair' if n == 1 else 'pairs'}"
             f" the smallest p of a permutation test is {2 / 2**n:.3g}. Every single value is given."
+        )
+    elif differences and most > 1:
+        remarks.append(
+            f"No p-values below {statistics.ENOUGH} seeds a group: a permutation test of so few"
+            " can hardly reach 0.05. Every single value is given."
         )
     if len(differences) > 1 and not tested and most >= statistics.FEWEST:
         remarks.append(

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from pit_jax.study import provenance
 from pit_jax.study.collect import Run
 from pit_jax.study.compare import Comparison, Entry
 from pit_jax.study.groups import text
@@ -46,7 +47,7 @@ def to_json(comparison: Comparison) -> str:
     {schema, metric, baseline, level, groups: [{label, model, fields, seeds: {seed: value},
     mean, interval, difference: {mean, interval, paired, count, p_t, p_permutation, p_t_holm,
     p_permutation_holm}, published, cost, runs}], unfinished, published_elsewhere, warnings,
-    notes, studies}
+    notes, made: {date, commit, devices, ...}, studies}
     """
     described = {
         "schema": SCHEMA,
@@ -58,6 +59,7 @@ def to_json(comparison: Comparison) -> str:
         "published_elsewhere": list(comparison.elsewhere),
         "warnings": list(comparison.warnings),
         "notes": list(comparison.notes),
+        "made": {what.lower(): values for what, values in provenance.made_by(comparison.runs)},
         "studies": [{"file": s.file, "command": s.command} for s in comparison.found.sweeps],
     }
     return json.dumps(_finite(described), indent=1, allow_nan=False) + "\n"

@@ -175,7 +175,8 @@ def select(points: Sequence[Point], only: str | None) -> list[Point]:
     if number >= total:
         last = f" to {total - 1}/{total}" if total else ""
         raise ConfigError(
-            f"--only {only}: shards are counted from 0" + (f", 0/{total}{last}" * bool(total))
+            f"shard {only}: shards are counted from 0"
+            + (f", 0/{total}{last}" if total else ", and there is one at least: 0/1")
         )
     return [p for p in points if _family(points)[p.index] % total == number]
 

@@ -1,39 +1,19 @@
 """A comparison as one self-contained HTML file, from the template beside this one."""
 
-import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jinja2
 import markupsafe
 
 from pit_jax import __version__
-from pit_jax.config import FIELDS
 from pit_jax.study import curves, gallery, plots, provenance, statistics, summary
 from pit_jax.study.compare import Comparison, around, factor, number, p_value, unit
 from pit_jax.study.export import mean_cost
+from pit_jax.study.figures import Table, axis, figures, learning_curves
 from pit_jax.study.groups import text
 
 PUBLISHED = "published ◇"
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    caption: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A plot in both widths, and the values that it draws."""
-
-    title: str
-    caption: str
-    wide: markupsafe.Markup
-    narrow: markupsafe.Markup
-    values: Table
 
 
 def to_html(comparison: Comparison) -> str:
@@ -46,7 +26,9 @@ def to_html(comparison: Comparison) -> str:
         undefined=jinja2.StrictUndefined,
     )
     pictures, dropped = gallery.pictures(comparison)
-    studies = [_study(sweep.text) for sweep in comparison.found.sweeps if sweep.text]
+    texts = dict.fromkeys(sweep.text for sweep in comparison.found.sweeps if sweep.text)
+    studies = [_study(docstring) for docstring in texts]
+    measured = _measured(comparison)
     alone = studies[0] if len(studies) == 1 else None
     return environment.get_template("report.html.j2").render(
         title=alone["title"] if alone else _title(comparison),
@@ -55,10 +37,10 @@ def to_html(comparison: Comparison) -> str:
         comparison=comparison,
         sentences=[s.replace(" %", "\N{NO-BREAK SPACE}%") for s in summary.sentences(comparison)],
         metric=comparison.metric,
-        measured=_measured(comparison),
+        measured=measured,
         values=_single_values(comparison),
-        figures=_figures(comparison),
-        curves=[_curves(comparison, name) for name in curves.names(comparison)],
+        figures=figures(comparison, measured),
+        curves=[learning_curves(comparison, name) for name in curves.names(comparison)],
         varies=_varies(comparison),
         uncounted=summary.uncounted(comparison),
         costs=_costs(comparison),
@@ -77,9 +59,9 @@ def to_html(comparison: Comparison) -> str:
 
 def to_svg(comparison: Comparison) -> str:
     """The report's key plot alone: along the field that varies, or else a row a setting."""
-    figures = _figures(comparison)
-    along = [figure for figure in figures if " along " in figure.title]
-    return plots.alone(str((along or figures)[0].wide))
+    drawn = figures(comparison, _measured(comparison))
+    along = [figure for figure in drawn if " along " in figure.title]
+    return plots.alone(str((along or drawn)[0].wide))
 
 
 # Words --------------------------------------------------------------------------------
@@ -119,10 +101,6 @@ def _code(paragraph: str) -> str:
     return "".join(f"<code>{x}</code>" if i % 2 else x for i, x in enumerate(parts))
 
 
-def _axis(comparison: Comparison) -> str:
-    return f"{comparison.metric}{', %' if unit(comparison.metric) else ''}"
-
-
 # Tables -------------------------------------------------------------------------------
 
 
@@ -142,8 +120,9 @@ def _measured(comparison: Comparison) -> Table:
         published = ", ".join(number(metric, p["value"]) for p in entry.published)
         rows.append([*row, published or "–"] if with_published else row)
     heads += [PUBLISHED] if with_published else []
+    enough = comparison.seeds >= statistics.FEWEST
     caption = (
-        f"{metric}: mean{' ± half of its 95 % interval' if comparison.seeds > 1 else ''}"
+        f"{metric}: mean{' ± half of its 95 % interval' if enough else ''}"
         f"{', differences from the baseline' if len(entries) > 1 else ''}"
     )
     return Table(caption, heads, rows)
@@ -158,7 +137,7 @@ def _single_values(comparison: Comparison) -> Table | None:
         for e in comparison.entries
     ]
     return Table(
-        f"{_axis(comparison)}: every seed", ["setting", *(f"seed {s}" for s in seeds)], rows
+        f"{axis(comparison)}: every seed", ["setting", *(f"seed {s}" for s in seeds)], rows
     )
 
 
@@ -218,133 +197,9 @@ def _elsewhere(comparison: Comparison) -> dict[str, Any] | None:
     ]
     title = f"Published {comparison.metric} of other settings"
     alt = "; ".join(f"{p['label']} {number(p['metric'], p['value'])}" for p in same)
-    axis = f"{_axis(comparison)} (published)"
+    published = f"{axis(comparison)} (published)"
     pair = [
-        markupsafe.Markup(plots.dots(drawn, axis, title, alt, width)) if drawn else ""
+        markupsafe.Markup(plots.dots(drawn, published, title, alt, width)) if drawn else ""
         for width in (plots.WIDE, plots.NARROW)
     ]
     return {"table": table, "wide": pair[0], "narrow": pair[1]}
-
-
-# Plots --------------------------------------------------------------------------------
-
-
-def _figures(comparison: Comparison) -> list[Figure]:
-    metric, times = comparison.metric, factor(comparison.metric)
-
-    def scaled(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-        return interval and (interval[0] * times, interval[1] * times)
-
-    rows = [
-        plots.Row(
-            entry.label,
-            [value * times for value in entry.values.values()],
-            entry.mean * times if entry.values else None,
-            scaled(entry.interval),
-            [p["value"] * times for p in entry.published],
-            place,
-        )
-        for place, entry in enumerate(comparison.entries)
-    ]
-    alt = "; ".join(_spoken(row) for row in rows)
-    marks = "Large dot: mean; small dots: seeds; line: 95 % interval of the mean, open where it"
-    marks += " goes on beyond the axis."
-    if any(row.published for row in rows):
-        marks += " Hollow diamond ◇: published, not measured here."
-    if comparison.seeds == 1:
-        marks = "One seed each: a dot is a single run."
-    elif comparison.seeds < statistics.FEWEST:
-        marks = "Large dot: mean; small dots: seeds, too few for an interval."
-    values = _measured(comparison)
-    found = [
-        _figure(
-            f"{metric} of each setting",
-            marks,
-            values,
-            lambda title, width: plots.dots(rows, _axis(comparison), title, alt, width),
-        )
-    ]
-    if len(comparison.fields) == 1 and len(rows) > 3:
-        (name,) = comparison.fields
-        short = [
-            dataclasses.replace(row, label=text(entry.group.fields[name]), published=())
-            for row, entry in zip(rows, comparison.entries, strict=True)
-        ]
-        found.append(
-            _figure(
-                f"{metric} along {name}",
-                f"{name}: {FIELDS[name].doc if name in FIELDS else 'of the start'}. {marks}",
-                values,
-                lambda title, width: plots.dose(short, _axis(comparison), name, title, alt, width),
-            )
-        )
-    compared = [e for e in comparison.entries if e.difference and e.difference.interval]
-    if compared:
-        differences = [
-            plots.Row(
-                e.label,
-                mean=e.difference.mean * times,
-                interval=scaled(e.difference.interval),
-                colour=comparison.entries.index(e),
-            )
-            for e in compared
-        ]
-        axis = f"difference in {metric}{', points' if unit(metric) else ''}"
-        heads = ["setting", "difference", "from", "to"]
-        cells = [
-            [
-                e.label,
-                *(number(metric, x, True) for x in (e.difference.mean, *e.difference.interval)),
-            ]
-            for e in compared
-        ]
-        told = "; ".join(f"{c[0]} {c[1]}, interval {c[2]} to {c[3]}" for c in cells)
-        found.append(
-            _figure(
-                f"Difference from the baseline: {comparison.baseline}",
-                "Dot: mean difference; line: its 95 % interval, of each comparison alone. Where"
-                " it crosses the upright line at 0, these seeds do not tell the two apart.",
-                Table(axis, heads, cells),
-                lambda title, width: plots.dots(differences, axis, title, told, width, zero=True),
-            )
-        )
-    return found
-
-
-def _figure(title: str, caption: str, values: Table, draw: Any) -> Figure:
-    wide, narrow = (markupsafe.Markup(draw(title, w)) for w in (plots.WIDE, plots.NARROW))
-    return Figure(title, caption, wide, narrow, values)
-
-
-def _spoken(row: plots.Row) -> str:
-    """What a plot's row says to those who do not see it."""
-    if row.mean is None:
-        return f"{row.label}: no value"
-    told = f"{row.label} {row.mean:.4g}"
-    if row.interval:
-        told += f" (interval {row.interval[0]:.4g} to {row.interval[1]:.4g})"
-    return told + "".join(f", published {value:.4g}" for value in row.published)
-
-
-def _curves(comparison: Comparison, name: str) -> Figure:
-    drawn, along = curves.of(comparison, name)
-    steps = sorted({step for curve in drawn for step in curve.steps})
-    shown = steps[:: max(1, math.ceil(len(steps) / 24))]
-    rows = []
-    for step in shown:
-        row = [f"{step:,.0f}"]
-        for curve in drawn:
-            place = curve.steps.index(step) if step in curve.steps else None
-            row.append("–" if place is None else f"{curve.mean[place]:.4g}")
-        rows.append(row)
-    axis = f"{name}{', %' if unit(name) else ''}"
-    table = Table(f"Means of {axis}", [along, *(curve.label for curve in drawn)], rows)
-    ends = "; ".join(f"{c.label} ends at {c.mean[-1]:.4g}" for c in drawn)
-    banded = any(h > low for c in drawn for h, low in zip(c.high, c.low, strict=True))
-    caption = "Line: mean over seeds; band: from the lowest seed to the highest." if banded else ""
-    return _figure(
-        name,
-        caption,
-        table,
-        lambda title, width: plots.curves(drawn, axis, along, title, ends, width),
-    )

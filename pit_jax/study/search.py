@@ -210,6 +210,9 @@ class Search:
         """A new trial that can be run, None once there are as many as are wanted."""
         while self.count() < self._trials:
             trial = self._study.ask(self._distributions)
+            if trial.number >= self._trials:  # another machine was quicker
+                self._fail(trial.number)
+                return None
             trial.set_user_attr(_OWNER, self._owner)
             overrides = self._overrides(trial.params)
             try:

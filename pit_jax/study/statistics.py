@@ -28,8 +28,8 @@ class Difference:
       interval: of 95 %; None where there are too few seeds to say.
       paired: whether the same seeds were held against each other; else Welch's.
       count: pairs, or of the smaller group's seeds where unpaired.
-      p_t: two-sided, of the paired or Welch's t-test; None below six seeds, and where no
-        two values differ.
+      p_t: two-sided, of the paired or Welch's t-test; None below six seeds, and where the
+        values differ, but by the same in every seed: there t is infinite.
       p_permutation: two-sided, of the permutation test; None below six seeds.
     """
 
@@ -68,11 +68,7 @@ def paired(differences: Sequence[float]) -> Difference:
     found = Difference(float(x.mean()), interval(x), True, len(x))
     if len(x) < ENOUGH:
         return found
-    spread = x.std(ddof=1)
-    p_t = None
-    if spread > 0:
-        t = x.mean() / (spread / math.sqrt(len(x)))
-        p_t = float(2 * scipy.stats.t.sf(abs(t), len(x) - 1))
+    p_t = _p_t(float(x.mean()), float(x.std(ddof=1)) / math.sqrt(len(x)), len(x) - 1, x)
     return dataclasses.replace(found, p_t=p_t, p_permutation=sign_flips(x))
 
 
@@ -84,6 +80,7 @@ def unpaired(a: Sequence[float], b: Sequence[float]) -> Difference:
         return Difference(mean, None, False, count)
     parts = x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)
     error = math.sqrt(sum(parts))
+    degrees = float(count - 1)
     if error == 0:
         found = Difference(mean, (mean, mean), False, count)
     else:
@@ -93,7 +90,7 @@ def unpaired(a: Sequence[float], b: Sequence[float]) -> Difference:
         found = Difference(mean, (mean - half, mean + half), False, count)
     if count < ENOUGH:
         return found
-    p_t = float(2 * scipy.stats.t.sf(abs(mean) / error, degrees)) if error else None
+    p_t = _p_t(mean, error, degrees, np.concatenate([x, y]))
     return dataclasses.replace(found, p_t=p_t, p_permutation=shuffles(x, y))
 
 
@@ -128,18 +125,30 @@ def shuffles(a: Sequence[float], b: Sequence[float]) -> float:
     return float((1 + _at_least(centred[order].sum(1), observed).sum()) / (1 + _EXACT))
 
 
-def holm(ps: Sequence[float | None]) -> list[float | None]:
+def holm(ps: Sequence[float | None], tests: int = 0) -> list[float | None]:
     """p-values corrected for their number (Holm 1979): step-down, monotone, at most 1.
 
-    What was not tested is None, and counts for nothing.
+    Args:
+      ps: None where there is none, which counts for nothing.
+      tests: how many were made, if more than have a p: the others count as larger ones.
     """
     order = sorted((p, place) for place, p in enumerate(ps) if p is not None)
     corrected: list[float | None] = [None] * len(ps)
     highest = 0.0
     for rank, (p, place) in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p))
+        highest = max(highest, min(1.0, (max(tests, len(order)) - rank) * p))
         corrected[place] = highest
     return corrected
+
+
+def _p_t(mean: float, error: float, degrees: float, values: np.ndarray) -> float | None:
+    """Two-sided p of t = mean / error; 1 where nothing differs, None where t is infinite.
+
+    A spread of rounding errors is none: 0.97 − 0.96 and 0.96 − 0.95 are the same difference.
+    """
+    if error > 1e-9 * np.abs(values).max():
+        return float(2 * scipy.stats.t.sf(abs(mean) / error, degrees))
+    return 1.0 if abs(mean) <= 1e-9 * np.abs(values).max() else None
 
 
 def _quantile(degrees: float) -> float:

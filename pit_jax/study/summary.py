@@ -75,6 +75,10 @@ def show(comparison: Comparison) -> None:
     if 1 < len(seeds) <= SHOWN_SEEDS:
         rows = [[e.label, *(number(metric, e.values.get(s)) for s in seeds)] for e in entries]
         tables.show("", ["every value", *(f"seed {seed}" for seed in seeds)], rows)
+    elif len(seeds) > 1:
+        for e in entries:
+            values = ", ".join(f"{seed}: {number(metric, e.values[seed])}" for seed in e.values)
+            _print(f"{e.label}, every value by seed: {values or 'none'}")
     costs = [mean_cost(entry) for entry in entries]
     if any(value is not None for cost in costs for value in cost.values()):
         names = ["cost", "tokens", "parameters", "FLOPs/image", "images/s", "device-h"]

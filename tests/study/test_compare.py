@@ -12,7 +12,7 @@ import scipy.stats
 
 from pit_jax import cli
 from pit_jax.errors import ConfigError
-from pit_jax.study import export
+from pit_jax.study import export, report
 from pit_jax.study.compare import compare
 from pit_jax.study.summary import sentences, uncounted
 
@@ -93,6 +93,32 @@ def test_other_seeds_are_compared_unpaired_and_it_says_so(tmp_path):
     test = scipy.stats.ttest_ind(VIT[:3], PIT[:3], equal_var=False)
     assert found.entries[1].difference.interval == pytest.approx(tuple(test.confidence_interval()))
     assert any("independent groups (Welch)" in note for note in found.notes)
+    assert any("No p-values below 6 seeds a group" in note for note in found.notes)
+
+
+def test_a_group_that_could_not_be_tested_changes_nothing_for_those_that_were(tmp_path):
+    """Neither what their p could be, nor their number."""
+    pair(tmp_path, PIT[:6], [value - 0.02 - 0.001 * i for i, value in enumerate(PIT[:6])])
+    for seed in range(3):
+        fake_run(tmp_path / f"few{seed}", 0.5 + 0.01 * seed, seed, model__patch=4)
+    found = compare([tmp_path], baseline="PiT")
+    by_label = {entry.label: entry for entry in found.entries}
+    assert by_label["ViT/2"].p_permutation == 2 / 2**6
+    notes = "\n".join(found.notes)
+    assert "corrected for 1 comparison (Holm)" in notes
+    assert "cannot fall below" not in notes
+    assert "ViT/4: no p-value below 6 seeds." in notes
+
+
+def test_a_tie_is_a_comparison_too(tmp_path):
+    """Holm counts it for the t-test, which has no t where nothing differs."""
+    pair(tmp_path, PIT[:6], PIT[:6])
+    for seed, value in enumerate(PIT[:6]):
+        fake_run(tmp_path / f"third{seed}", value - 0.1 - 0.001 * seed, seed, model__patch=4)
+    by_label = {entry.label: entry for entry in compare([tmp_path], baseline="PiT").entries}
+    tie, third = by_label["ViT/2"], by_label["ViT/4"]
+    assert (tie.p_t, tie.p_permutation) == (1, 1)
+    assert third.p_t == pytest.approx(2 * third.difference.p_t)
 
 
 def test_a_difference_over_some_seeds_says_which(tmp_path):
@@ -161,7 +187,29 @@ def test_runs_that_others_start_from_are_left_out(tmp_path):
     fake_run(tmp_path / "scratch", 0.8)
     found = compare([tmp_path])
     assert [e.label for e in found.entries] == ["init_from=none", "init_from=PiT mae"]
-    assert "left out as the start of others: before" in found.notes
+    assert "left out, as others needed it: before" in found.notes
+
+
+def test_a_classifier_that_others_are_measured_with_is_left_out(tmp_path):
+    fake_run(tmp_path / "classifier", 0.9)
+    for patch in (1, 2):
+        features = {"eval__features": str(tmp_path / "classifier")}
+        fake_run(tmp_path / f"d{patch}", 0.5, task="mae", model__patch=patch, **features)
+    found = compare([tmp_path])
+    assert [run.name for run in found.runs] == ["d1", "d2"]
+    assert "left out, as others needed it: classifier" in found.notes
+
+
+def test_shards_on_several_disks_are_one_study(tmp_path):
+    published = [{"label": "patch=2", "metric": "eval/accuracy", "value": 0.836}]
+    points = {"patch=1,seed=0": "p1", "patch=2,seed=0": "p2", "patch=4,seed=0": "p4"}
+    for patch in (1, 2):
+        fake_run(tmp_path / f"disk{patch}" / f"p{patch}", 0.9, model__patch=patch)
+        fake_sweep(tmp_path / f"disk{patch}", points, "One question?", published)
+    found = compare([tmp_path / "disk1", tmp_path / "disk2"])
+    assert [[p["value"] for p in e.published] for e in found.entries] == [[], [0.836]]
+    assert uncounted(found) == ["not counted: patch=4,seed=0 (not started)"]
+    assert report.to_html(found).count("One question?") == 2  # title and heading
 
 
 def test_other_code_or_machines_are_a_warning(tmp_path):
@@ -200,6 +248,14 @@ def test_two_seeds_are_shown_without_an_interval(capsys, tmp_path):
     assert re.search(r"ViT/2 +90.00 +93.00", out)
 
 
+def test_more_seeds_than_columns_are_lines(capsys, tmp_path):
+    pair(tmp_path, PIT[:3], VIT + VIT, first=0)
+    _, out, _ = command(capsys, tmp_path)
+    assert "PiT, every value by seed: 0: 91.00, 1: 93.00, 2: 92.00" in out
+    assert "13: 92.00" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
 def test_the_table_fits_80_columns_and_gives_every_value(capsys, tmp_path):
     pair(tmp_path, PIT[:3], VIT[:3])
     long = "a label that is much longer than any table of this kind has room for [red], and more"
@@ -233,6 +289,7 @@ def test_files_hold_every_run(capsys, tmp_path):
     ]
     assert rows[0]["parameters"] == "1000"
     held = json.loads(paths[1].read_text())
+    assert held["made"]["commit"] == "a" * 40
     assert held["unfinished"] == [{"run": "half", "state": "running, step 40"}]
     assert held["groups"][1]["difference"]["mean"] == pytest.approx(-0.005)
     assert held["groups"][1]["seeds"] == {"0": 0.9, "1": 0.93}
@@ -252,6 +309,7 @@ def test_many_runs_that_never_started_are_one_line(tmp_path):
         (["tests"], "is no run and no sweep"),
         (["tests", "--out", "report.pdf"], "a report is an HTML file, e.g. report.html"),
         (["tests", "--csv", "/proc/none/x.csv"], "--csv /proc/none/x.csv cannot be written"),
+        (["tests", "--csv", "x", "--json", "x"], "--csv and --json are both x"),
         (["tests", "--basline", "x"], "did you mean --baseline?"),
         (["tests", "--config.model.width=3"], "unexpected argument --config.model.width=3"),
     ],

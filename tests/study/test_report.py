@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from pit_jax.study import curves, plots, report
+from pit_jax.study import curves, figures, plots, report
 from pit_jax.study.compare import compare
 
 from .fake_runs import fake_run, fake_sweep
@@ -91,6 +91,24 @@ def test_it_says_question_numbers_and_how_it_was_made(html):
     ):
         assert text in html, text
     assert "<script" not in html
+
+
+def test_a_dose_is_drawn_where_another_field_differs_too(tmp_path):
+    """Along the field that most settings differ by alone; the others stay out of it."""
+    for place in range(4):
+        fake_run(tmp_path / f"r{place}", 0.9, model__window=(float(place),), model__pool="mean")
+    first = {"model__window": (1.0,), "model__window_layers": 1}
+    fake_run(tmp_path / "first", 0.8, model__pool="mean", **first)
+    found = figures.figures(compare([tmp_path]), figures.Table("", [], []))
+    (along,) = [figure for figure in found if "along" in figure.title]
+    assert along.title == "eval/accuracy along model.window"
+    assert "At model.window_layers=0." in along.caption
+
+
+def test_two_seeds_have_no_interval_in_the_caption(tmp_path):
+    for seed in range(2):
+        fake_run(tmp_path / f"s{seed}", 0.9, seed)
+    assert "half of its 95 % interval" not in report.to_html(compare([tmp_path]))
 
 
 def test_measured_and_published_are_told_apart(html):

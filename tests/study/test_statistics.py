@@ -104,13 +104,22 @@ def test_equal_values_have_no_t_test():
     found = statistics.paired([0.01] * 6)
     assert (found.p_t, found.p_permutation) == (None, 2 / 2**6)
     same = statistics.unpaired([0.5] * 6, [0.5] * 6)
-    assert (same.mean, same.interval, same.p_t, same.p_permutation) == (0, (0, 0), None, 1)
+    assert (same.mean, same.interval, same.p_t, same.p_permutation) == (0, (0, 0), 1, 1)
+    assert statistics.paired([0.0] * 6).p_t == 1
+    assert statistics.unpaired([0.6] * 6, [0.5] * 6).p_t is None
+
+
+def test_a_spread_of_rounding_errors_is_none():
+    differences = [(97 - n) / 100 - (96 - n) / 100 for n in range(6)]
+    assert len(set(differences)) > 1
+    assert statistics.paired(differences).p_t is None
 
 
 def test_holm_by_hand():
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert statistics.holm([None, 0.03, None]) == [None, 0.03, None]
     assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert statistics.holm([0.01, None, 0.02], tests=3) == pytest.approx([0.03, None, 0.04])
 
 
 def test_holm_is_the_closed_test_of_bonferroni():

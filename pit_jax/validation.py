@@ -263,8 +263,8 @@ def _check_locality(c: ConfigDict, require: Callable[[bool, str], None]) -> None
     )
     require(
         not window or encodes or c.task in ("diffusion", "depth"),
-        "config.model.window is offered by 'vit' in task 'classification' and by 'dit' in task"
-        f" 'diffusion', not by {m.name!r} in task {c.task!r}",
+        "config.model.window is offered by 'vit' in tasks 'classification' and 'depth' and by 'dit'"
+        f" in task 'diffusion', not by {m.name!r} in task {c.task!r}",
     )
     require(
         not window or m.order == "raster",

@@ -7,17 +7,38 @@ on top. Beside them the pixels themselves under the same classifier.
 Both describe blocks of 16 × 16 pixels every 8 pixels. Images smaller than 32 pixels are first
 enlarged to 32 by cubic interpolation: on the 8 × 8 of a digit neither has a cell to count in.
 Needs scikit-image and OpenCV (`pip install 'pit_jax[study]'`).
+
+What is measured goes to handmade.json in the directory of a sweep, beside the runs:
+
+    {"schema": 1, "scale": "tiny", "data": {"name": "digits", "image_size": 8, ...},
+     "rows": [{"label": "HOG, linear", "metric": "eval/linear_accuracy", "value": 0.99,
+               "features": 324, "C": 10.0, "seconds": 5.0}, ...]}
+
+A row is one number of one kind of feature: label, metric and value (in the metric's own unit,
+a share for an accuracy) are always there, no label has two rows of one metric, and other keys
+may be missing. "scale" is the sweep's, "data" the fields that the images depend on. Reading
+and writing the file needs neither those libraries nor JAX.
 """
 
+import json
+import math
+import os
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
+from pit_jax import files
 from pit_jax.errors import ConfigError
 
+FILE, SCHEMA = "handmade.json", 1
+METRIC = "eval/linear_accuracy"  # as that of a run's frozen features
+# Of a config's `data` group, what the images depend on: they are never augmented.
+USED = ("name", "split", "eval_split", "per_class", "per_class_seed", "image_size", "channels")
+USED += ("eval_crop",)
 LEAST_SIDE = 32  # pixels
 BLOCK, STRIDE = 16, 8  # pixels
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)  # inverse of the squared weights' penalty
@@ -85,8 +106,8 @@ def measure(label: str, data: Any, seed: int = 0) -> dict[str, Any]:
     """Trains and tests a linear classifier of one of `FEATURES` on a config's `data` group.
 
     Returns:
-      {"label", "metric": "eval/accuracy", "value", "seconds", "features": d, "C": the strength
-      that was chosen}.
+      A row of the file: {"label", "metric", "value", "features": d, "C": the strength that was
+      chosen, "seconds"}.
 
     Raises:
       ConfigError: if a library or the data is missing.
@@ -98,11 +119,11 @@ def measure(label: str, data: Any, seed: int = 0) -> dict[str, Any]:
     accuracy = float(classifier.score(FEATURES[label](test[0]), test[1]))
     return {
         "label": label,
-        "metric": "eval/accuracy",
+        "metric": METRIC,
         "value": accuracy,
-        "seconds": round(time.perf_counter() - begun, 1),
         "features": vectors.shape[1],
         "C": strength,
+        "seconds": round(time.perf_counter() - begun, 1),
     }
 
 
@@ -145,6 +166,84 @@ def fit(vectors: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple[Any, fl
     found = [train(rows, s).score(vectors[held_out], labels[held_out]) for s in STRENGTHS]
     strength = STRENGTHS[int(np.argmax(found))]
     return train(everything, strength), strength
+
+
+# The file --------------------------------------------------------------------------------
+
+
+def used(data: Any) -> dict[str, Any]:
+    """What the images depend on of a config's `data` group, as the file holds it."""
+    return {name: data[name] for name in USED}
+
+
+def write(folder: str | os.PathLike, scale: str, data: Any, rows: Sequence[dict]) -> None:
+    """Writes <folder>/handmade.json as a whole, local or gs://.
+
+    Raises:
+      StorageError: if it cannot be written.
+    """
+    content = {"schema": SCHEMA, "scale": scale, "data": used(data), "rows": list(rows)}
+    files.write(epath.Path(folder) / FILE, json.dumps(content, indent=2) + "\n")
+
+
+def read(folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """The rows of <folder>/handmade.json, [] where there is no such file.
+
+    Raises:
+      ConfigError: if it is not of the form that this file's docstring says.
+    """
+    found = content(folder)
+    return found["rows"] if found else []
+
+
+def content(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """All that <folder>/handmade.json holds, None where there is no such file.
+
+    Raises:
+      ConfigError: as `read`.
+    """
+    path = epath.Path(folder) / FILE
+    try:
+        if not path.exists():
+            return None
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = f"it cannot be read ({error})"
+    else:
+        reason = _fault(found)
+    if reason:
+        raise ConfigError(f"{path}: {reason}: remove it, and it is measured again")
+    return found
+
+
+def _fault(found: Any) -> str:
+    """What is wrong with the content of a file, "" where nothing is."""
+    if not isinstance(found, dict) or not {"schema", "scale", "data", "rows"} <= set(found):
+        return "it is not {schema, scale, data, rows}"
+    if found["schema"] != SCHEMA:
+        return f"its schema is {found['schema']!r} and not {SCHEMA}"
+    if not isinstance(found["scale"], str) or not isinstance(found["data"], dict):
+        return "its scale is no text, or its data no fields"
+    rows = found["rows"]
+    if not isinstance(rows, list):
+        return "its rows are no list"
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or not _is_number(row.get("value")):
+            return f"its row {number} has no finite value"
+        if not all(row.get(key) and isinstance(row[key], str) for key in ("label", "metric")):
+            return f"its row {number} lacks a label or a metric"
+    if len({(row["label"], row["metric"]) for row in rows}) < len(rows):
+        return "two of its rows are of one label and metric"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    )
+
+
+# Images and libraries ---------------------------------------------------------------------
 
 
 def _large(images: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def _attention_distance(context: Context) -> Values:
     everything = 2 * side**2
     limits = np.array([everything if r is None else int(r**2 + 1e-6) for r in radii], np.int32)
     causal = config.task == "autoregressive"
-    prefix = int(model.name == "vit" and vit.has_cls(model.pool))
+    prefix = int(_has_cls(model))
 
     def function() -> Callable:
         return attention.reader(context.task, places, limits, prefix, causal)
@@ -150,6 +150,8 @@ def _receptive_field(context: Context) -> Values:
         "unit": "pixels",
         "images": examples,
         "token": list(place),
+        # With a [CLS] token pooled the last block's other rows are computed for this alone.
+        "read_by_loss": not (config.task == "classification" and _has_cls(config.model)),
         "patch": patch,
         **receptive_field.summary(energy, patch, place),
         "uniform": {name: even[name] for name in ("radius", "distance", "own")},
@@ -173,6 +175,10 @@ def _robustness(context: Context) -> Values:
         examples += int(batch["examples"])
     accuracies = dict(zip((c.name for c in chosen), (hits / examples).tolist(), strict=True))
     return {"images": examples, "chance": 1 / data.num_classes, "accuracy": accuracies}
+
+
+def _has_cls(model: Any) -> bool:
+    return model.name == "vit" and vit.has_cls(model.pool)
 
 
 # What they share --------------------------------------------------------------------------

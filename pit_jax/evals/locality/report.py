@@ -13,6 +13,8 @@ _NAMES = {
     "robustness": "accuracy on changed images",
 }
 
+_UNREAD = "  after the last block, where the loss reads [CLS] alone, not this token"
+
 
 def metrics(record: dict[str, Any]) -> dict[str, float]:
     """The few numbers of a record that are worth a column, by name."""
@@ -52,6 +54,7 @@ def text(record: dict[str, Any]) -> str:
             "",
             f"receptive field of the token in row {row}, column {column}, pixels,"
             f" {field['images']} images",
+            *([] if field["read_by_loss"] else [_UNREAD]),
             f"{'':26}{'measured':>10}{'uniform':>10}",
             f"  {'half the energy within':<24}{field['radius']:>10.2f}{even['radius']:>10.2f}",
             f"  {'mean distance':<24}{field['distance']:>10.2f}{even['distance']:>10.2f}",

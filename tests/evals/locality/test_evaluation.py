@@ -62,6 +62,7 @@ def test_a_classifier_has_all_four_measures(classifier, measured):
     assert all(0 <= x <= 1 for name, x in found.items() if name.startswith("accuracy"))
     assert max(map(len, text.splitlines())) <= 80
     assert "not measured" not in text
+    assert "where the loss reads [CLS] alone, not this token" in text
 
 
 def test_every_head_and_map_is_recorded_and_drawn(classifier, measured):
@@ -109,6 +110,7 @@ def test_of_a_diffusion_the_accuracy_is_left_out(tmp_path):
     found, text = measure(tmp_path / "run")
     assert found["position_r2"] > 0.9
     assert {"attention_distance_2", "receptive_own"} <= set(found)
+    assert "[CLS]" not in text
     assert not any(name.startswith("accuracy") for name in found)
     assert "accuracy on changed images: not measured,\n  PiT diffusion names no classes" in text
 

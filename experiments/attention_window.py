@@ -9,9 +9,15 @@ ask this: nothing is published. What varies: `model.window`, and with `model.win
 how many of the first layers it holds. The head reads the mean of all tokens and there is no
 [CLS], which would carry news across the image in spite of the window.
 
-`tiny`: 8×8 digits, three seeds. Fifteen minutes on two CPU cores.
-`paper`: PiT-S on CIFAR-100, some 74 v5e chip-hours each at 40 % of the chip's peak; splash
-attention skips what no token of a block sees, so small windows cost less.
+`tiny`: 8×8 digits, three seeds. 40 minutes on two CPU cores that other work shared.
+`paper`: PiT-S on CIFAR-100, one seed; recipe of configs/cifar100.py but for the head, which
+makes the last layer compute every row and each point dearer than PiT-S there. In v5e
+chip-hours at 40 % of the chip's peak; splash attention skips what no token of a block sees, so
+small windows cost less:
+
+    point           chip-hours
+    everything          80
+    all 10 points      797
 """
 
 from pathlib import Path

@@ -101,6 +101,35 @@ def ran_on(found: dict[str, Any]) -> str:
     return f"{about}, {found['date']}"
 
 
+def inputs() -> str:
+    """The table of input benches: what a core decodes, crops and resizes."""
+    head = ["random resized crops of", "an image", "images/s a core", "PIL alone", "times as fast"]
+    rows, about = [], []
+    for side in (224, 64, 28):
+        found = load("bench/input", f"imagenet{side}")
+        if found is None:
+            rows.append([f"{side}×{side}", *["not measured"] * 4])
+            continue
+        ours, pil = found["ours"], found["pil"]
+        rows.append(
+            [
+                f"{side}×{side}",
+                f"{1e3 * ours['image_s']:.2f} ms",
+                f"{ours['images_per_s']:,.0f}",
+                f"{pil['images_per_s']:,.0f}",
+                f"**{found['ratio_to_pil']:.2f}**",
+            ]
+        )
+        files, machine = found["files"], found["machine"]
+        what = f"{files['count']} JPEGs of {files['width']:g}×{files['height']:g} pixels,"
+        what += f" {files['bytes'] / 1e3:.0f} kB each, {'made ' * files['made']}of {files['of']};"
+        about.append(f"{what} one core of {machine['cpu']}, {found['date']}")
+    named = [
+        f"`{c['command']}`" for s in (224, 64, 28) if (c := load("bench/input", f"imagenet{s}"))
+    ]
+    return f"{table(head, rows)}\n\nOf {'; '.join(dict.fromkeys(about))}: {', '.join(named)}."
+
+
 def mae_speed() -> str:
     """Pre-training against classification, in images/s."""
     found = load("bench", "mae-against-classification")
@@ -255,7 +284,16 @@ def render(text: str) -> str:
     Raises:
       ValueError: if a table's marks are missing.
     """
-    for write in (bench, speed, preflight, mae_speed, mae_digits, digits_diffusion, studies):
+    for write in (
+        bench,
+        inputs,
+        speed,
+        preflight,
+        mae_speed,
+        mae_digits,
+        digits_diffusion,
+        studies,
+    ):
         name = write.__name__
         marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         if not marks.search(text):

@@ -1,6 +1,7 @@
 """Are pixels better tokens than patches?
 
     pit-jax sweep experiments/pixels_vs_patches.py:tiny --workdir runs/pixels-vs-patches
+    pit-jax sweep experiments/pixels_vs_patches.py:scenes --workdir runs/pixels-scenes
     pit-jax sweep experiments/pixels_vs_patches.py:paper --workdir gs://bucket/pixels-vs-patches
     pit-jax sweep experiments/pixels_vs_patches.py:depth --workdir gs://bucket/pixels-depth
 
@@ -10,6 +11,8 @@ scales the data and the model's size too.
 
 `tiny`: the 8×8 digits, width 64, depth 4, six seeds each, so that a permutation test can
 tell something. 7 minutes on two CPU cores. Nothing is published at this size.
+`scenes`: depth of rendered 16×16 scenes, configs/scenes_depth.py, patch 1, 2 and 4, three
+seeds; about as long.
 `paper`: one seed each, as published, with the recipes of configs/cifar100.py, imagenet28.py
 and flowers102.py. `depth`: NYU-v2, configs/nyu_depth.py, apart because errors in metres and
 accuracies are not compared.
@@ -81,12 +84,16 @@ MODELS = {
 
 
 def get_config(scale="tiny"):
-    base = {"tiny": "digits.py:pit", "paper": "cifar100.py:pit-t", "depth": "nyu_depth.py:pit-s"}
+    base = {"tiny": "digits.py:pit", "paper": "cifar100.py:pit-t"}
+    base |= {"scenes": "scenes_depth.py:pit", "depth": "nyu_depth.py:pit-s"}
     return read(str(CONFIGS / scale_of(scale, base)))
 
 
 def sweep(scale="tiny"):
-    points = {"tiny": grid({"model.patch": (1, 2)}, seeds(6))}
+    points = {
+        "tiny": grid({"model.patch": (1, 2)}, seeds(6)),
+        "scenes": grid({"model.patch": (1, 2, 4)}, seeds(3)),
+    }
     return scale_of(scale, points | {name: published(name) for name in MODELS})
 
 

@@ -15,6 +15,7 @@ from etils import epath
 from pit_jax.config import flatten, label
 from pit_jax.errors import ConfigError, PitError
 from pit_jax.rundir import RunDir
+from pit_jax.study import handmade
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Sweep:
     Attributes:
       text: the study's docstring.
       published: [{"label", "metric", "value", "note"}, ...].
+      handmade: rows of features that were made by hand and not by a run, see handmade.py.
     """
 
     path: str
@@ -105,6 +107,7 @@ class Sweep:
     text: str = ""
     command: str = ""
     published: Sequence[Mapping[str, Any]] = ()
+    handmade: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +184,10 @@ def _sweep(
         raise ConfigError(
             f"{path} is no run and no sweep: there is no config.json here or one level down"
         )
+    try:
+        sweep = sweep and dataclasses.replace(sweep, handmade=handmade.read(path))
+    except ConfigError as error:
+        notes.append(f"left unread: {error}")
     places = [(found.pop(name), label) for name, label in points if name in found]
     started = {str(place) for place, _ in places}
     unstarted = {name: label for name, label in points if str(path / name) not in started}

@@ -53,6 +53,7 @@ class Comparison:
 
     Attributes:
       fields: those that differ between groups.
+      handmade: features that were made by hand, with a value of this metric.
       elsewhere: published numbers of no group here, or of another metric.
       warnings: what makes the groups less than comparable.
       notes: what else is to be said.
@@ -62,6 +63,7 @@ class Comparison:
     baseline: str
     entries: Sequence[Entry]
     fields: Sequence[str]
+    handmade: Sequence[Mapping[str, Any]]
     elsewhere: Sequence[Mapping[str, Any]]
     warnings: Sequence[str]
     notes: Sequence[str]
@@ -133,9 +135,9 @@ def compare(
     fields = list(dict.fromkeys(name for group in grouped for name in group.fields))
     elsewhere = [number for i, number in enumerate(published) if i not in beside]
     kept = [run for group in grouped for run in group.runs]
-    done = Comparison(
-        metric, base.label, entries, fields, elsewhere, provenance.warnings(kept), (), found
-    )
+    handmade = [row for sweep in found.sweeps for row in sweep.handmade if row["metric"] == metric]
+    warnings = provenance.warnings(kept)
+    done = Comparison(metric, base.label, entries, fields, handmade, elsewhere, warnings, (), found)
     return dataclasses.replace(done, notes=[*found.notes, *notes, *_remarks(done)])
 
 
@@ -313,6 +315,11 @@ def _remarks(comparison: Comparison) -> list[str]:
         remarks.append(
             f"Each interval is of one comparison alone: of {len(differences)} some may leave 0 out"
             " by chance."
+        )
+    if comparison.handmade:
+        names = ", ".join(row["label"] for row in comparison.handmade)
+        remarks.append(
+            f"Made by hand, not by a run, and measured once: {names} under a linear classifier."
         )
     outside = [e for e in comparison.entries if e.interval and e.interval[1] > 1]
     if factor(comparison.metric) == 100 and outside:

@@ -46,8 +46,8 @@ def to_json(comparison: Comparison) -> str:
 
     {schema, metric, baseline, level, groups: [{label, model, fields, seeds: {seed: value},
     mean, interval, difference: {mean, interval, paired, count, p_t, p_permutation, p_t_holm,
-    p_permutation_holm}, published, cost, runs}], unfinished, published_elsewhere, warnings,
-    notes, made: {date, commit, devices, ...}, studies}
+    p_permutation_holm}, published, cost, runs}], handmade, unfinished, published_elsewhere,
+    warnings, notes, made: {date, commit, devices, ...}, studies}
     """
     described = {
         "schema": SCHEMA,
@@ -55,6 +55,7 @@ def to_json(comparison: Comparison) -> str:
         "baseline": comparison.baseline,
         "level": 0.95,
         "groups": [_group(entry) for entry in comparison.entries],
+        "handmade": [dict(row) for row in comparison.handmade],
         "unfinished": [{"run": name, "state": state} for name, state in comparison.found.others],
         "published_elsewhere": list(comparison.elsewhere),
         "warnings": list(comparison.warnings),

@@ -54,7 +54,11 @@ def figures(comparison: Comparison, values: Table) -> list[Figure]:
         )
         for place, entry in enumerate(comparison.entries)
     ]
-    alt = "; ".join(_spoken(row) for row in rows)
+    by_hand = [
+        plots.Row(made["label"], mean=made["value"] * times, colour=len(rows))
+        for made in comparison.handmade
+    ]
+    alt = "; ".join(_spoken(row) for row in [*rows, *by_hand])
     marks = "Large dot: mean; small dots: seeds; line: 95 % interval of the mean, open where it"
     marks += " goes on beyond the axis."
     if any(row.published for row in rows):
@@ -68,7 +72,7 @@ def figures(comparison: Comparison, values: Table) -> list[Figure]:
             f"{metric} of each setting",
             marks,
             values,
-            lambda title, width: plots.dots(rows, axis(comparison), title, alt, width),
+            lambda title, width: plots.dots([*rows, *by_hand], axis(comparison), title, alt, width),
         )
     ]
     if series := _series(comparison):

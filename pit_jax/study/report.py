@@ -33,6 +33,7 @@ def to_html(comparison: Comparison) -> str:
     return environment.get_template("report.html.j2").render(
         title=alone["title"] if alone else _title(comparison),
         studies=studies,
+        typed=[block for study in studies for block in study["commands"]],
         alone=bool(alone),
         comparison=comparison,
         sentences=[s.replace(" %", "\N{NO-BREAK SPACE}%") for s in summary.sentences(comparison)],
@@ -77,20 +78,26 @@ def _title(comparison: Comparison) -> str:
 
 
 def _study(docstring: str) -> dict[str, Any]:
-    """{"title", "blocks": [("p" or "pre", text)]} of a study's docstring."""
+    """{"title", "commands", "blocks": [("p" or "pre", text)]} of a study's docstring; commands
+    are the blocks of which every line is one."""
     first, _, rest = docstring.strip().partition("\n")
     blocks: list[tuple[str, str]] = []
+    commands: list[str] = []
     for block in rest.split("\n\n"):
         lines = [line for line in block.splitlines() if line.strip()]
         if not lines:
             continue
         if all(line.startswith("    ") for line in lines):
-            blocks.append(("pre", "\n".join(line[4:] for line in lines)))
+            block = "\n".join(line[4:] for line in lines)
+            if lines[0][4:].startswith(("pit-jax ", "python ")):
+                commands.append(block)
+            else:
+                blocks.append(("pre", block))
         else:
             paragraph = " ".join(line.strip() for line in lines).removeprefix("Question: ")
             paragraph = paragraph[:1].upper() + paragraph[1:]
             blocks.append(("p", markupsafe.Markup(_code(paragraph))))
-    return {"title": first.strip().removesuffix("."), "blocks": blocks}
+    return {"title": first.strip().removesuffix("."), "commands": commands, "blocks": blocks}
 
 
 def _code(paragraph: str) -> str:
@@ -119,6 +126,9 @@ def _measured(comparison: Comparison) -> Table:
         row += [p_value(entry.p_t), p_value(entry.p_permutation)] if tested else []
         published = ", ".join(number(metric, p["value"]) for p in entry.published)
         rows.append([*row, published or "–"] if with_published else row)
+    for feature in comparison.handmade:
+        row = [feature["label"], "–", number(metric, feature["value"])]
+        rows.append([*row, *["–"] * (len(heads) + with_published - len(row))])
     heads += [PUBLISHED] if with_published else []
     enough = comparison.seeds >= statistics.FEWEST
     caption = (

@@ -67,6 +67,9 @@ def show(comparison: Comparison) -> None:
         if published:
             row.append(", ".join(number(metric, p["value"]) for p in entry.published) or "–")
         rows.append(row)
+    for feature in comparison.handmade:
+        row = [feature["label"], "–", number(metric, feature["value"])]
+        rows.append(row + ["–"] * (len(heads) - len(row)))
     tables.show(f"{metric}{', %' if unit(metric) else ''}", heads, rows)
     if with_p:
         rows = [[e.label, p_value(e.p_t), p_value(e.p_permutation)] for e in entries]

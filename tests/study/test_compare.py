@@ -240,6 +240,32 @@ def test_published_numbers_stand_beside_their_own_group_only(tmp_path):
     assert [p["value"] for p in found.elsewhere] == [4.16, 0.851]
 
 
+def test_features_made_by_hand_stand_beside_the_runs(capsys, tmp_path):
+    pair(tmp_path, PIT[:3], VIT[:3])
+    fake_sweep(tmp_path, {f"{n}{s}, seed {s}": f"{n}{s}" for n in ("pit", "vit") for s in "012"})
+    rows = [
+        {"label": "HOG", "metric": "eval/accuracy", "value": 0.875, "seconds": 1.0},
+        {"label": "SIFT", "metric": "eval/linear_accuracy", "value": 0.5},
+    ]
+    data = {"data.name": "digits"}
+    (tmp_path / "handmade.json").write_text(
+        json.dumps({"schema": 1, "scale": "tiny", "data": data, "rows": rows})
+    )
+    _, out, _ = command(capsys, tmp_path, "--json", tmp_path / "r.json")
+    assert re.search(r"HOG +– +87.50 +–", out)
+    assert "SIFT" not in out
+    assert "Made by hand, not by a run, and measured once: HOG under" in out
+    assert [row["label"] for row in json.loads((tmp_path / "r.json").read_text())["handmade"]] == [
+        "HOG"
+    ]
+    html = report.to_html(compare([tmp_path]))
+    assert "<td>87.50</td>" in html
+    assert "HOG 87.5;" in html or "; HOG 87.5" in html  # what the plot says
+    (tmp_path / "handmade.json").write_text("{")
+    _, out, _ = command(capsys, tmp_path)
+    assert "left unread: " in out
+
+
 def test_two_seeds_are_shown_without_an_interval(capsys, tmp_path):
     pair(tmp_path, PIT[:2], VIT[:2])
     _, out, _ = command(capsys, tmp_path)

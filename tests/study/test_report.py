@@ -23,6 +23,9 @@ STUDY = """How far must a pixel see?
     pit-jax sweep experiments/study.py:tiny --workdir runs/study
 
 Question: is a `model.window` <b>a help</b>?
+
+    point      published
+    radius 2   82.8 %
 """
 
 
@@ -81,6 +84,7 @@ def test_it_says_question_numbers_and_how_it_was_made(html):
         "<h1>How far must a pixel see?</h1>",
         "<p>Is a <code>model.window</code> &lt;b&gt;a help&lt;/b&gt;?</p>",
         "pit-jax sweep experiments/study.py:tiny --workdir runs/study",
+        'aria-label="Table of the study">point      published',
         "aaaaaaaaaa",
         "jax 0.10.2",
         "far &lt;script&gt;",

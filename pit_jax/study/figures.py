@@ -141,7 +141,18 @@ def _series(comparison: Comparison) -> tuple[str, list[int], dict[str, Any]] | N
     if len(places) < 4:
         return None
     fields = comparison.entries[places[0]].group.fields
+    doses = {place: _dose(comparison.entries[place].group.fields[name]) for place in places}
+    if None not in doses.values():
+        places = sorted(places, key=doses.get)
     return name, places, {other: value for other, value in fields.items() if other != name}
+
+
+def _dose(value: Any) -> float | None:
+    """What a setting's place along an axis goes by: a number's size, no limit last; None of
+    what has no order."""
+    if isinstance(value, tuple | list):
+        return math.inf if not value else _dose(value[0]) if len(value) == 1 else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _figure(title: str, caption: str, values: Table, draw: Any) -> Figure:

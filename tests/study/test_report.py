@@ -101,12 +101,15 @@ def test_a_dose_is_drawn_where_another_field_differs_too(tmp_path):
     """Along the field that most settings differ by alone; the others stay out of it."""
     for place in range(4):
         fake_run(tmp_path / f"r{place}", 0.9, model__window=(float(place),), model__pool="mean")
+    fake_run(tmp_path / "all", 0.7, model__pool="mean")
     first = {"model__window": (1.0,), "model__window_layers": 1}
     fake_run(tmp_path / "first", 0.8, model__pool="mean", **first)
     found = figures.figures(compare([tmp_path]), figures.Table("", [], []))
     (along,) = [figure for figure in found if "along" in figure.title]
     assert along.title == "eval/accuracy along model.window"
     assert "At model.window_layers=0." in along.caption
+    labels = re.findall(r">(none|[0-3])</text>", along.wide)
+    assert labels == ["0", "1", "2", "3", "none"]  # in the order of radii, without a limit last
 
 
 def test_two_seeds_have_no_interval_in_the_caption(tmp_path):

@@ -191,7 +191,13 @@ def digits_diffusion() -> str:
     return "\n".join([table(head, rows), "", f"{about}: `{found['command']}`."])
 
 
-STUDIES = ("pixels_vs_patches", "position_embedding", "pixel_permutation", "attention_window")
+STUDIES = ("pixels_vs_patches", "scenes", "position_embedding", "pixel_permutation")
+STUDIES += ("attention_window", "locality_spectrum")
+METRICS = {
+    "eval/accuracy": "test accuracy, %",
+    "eval/linear_accuracy": "test accuracy of a linear classifier, %",
+    "eval/rmse": "error of depth, root mean square, m",
+}
 
 
 def studies() -> str:
@@ -202,29 +208,52 @@ def studies() -> str:
         if found is None:
             parts.append(f"**{name}**: not measured.")
             continue
-        head = ["test accuracy, %", "seeds", "mean [95 % interval]", f"from {found['baseline']}"]
+        metric = found["metric"]
+        head = [METRICS[metric], "seeds", "mean [95 % interval]", f"from {found['baseline']}"]
         rows = [
             [
                 group["label"],
-                " ".join(f"{100 * value:.1f}" for value in group["seeds"].values()),
-                f"**{100 * group['mean']:.1f}** {_between(group['interval'])}",
-                _difference(group["difference"]),
+                " ".join(_number(metric, value) for value in group["seeds"].values()),
+                f"**{_number(metric, group['mean'])}** {_between(metric, group['interval'])}",
+                _difference(metric, group["difference"]),
             ]
             for group in found["groups"]
         ]
-        plot = f"![{name}, test accuracy](experiments/results/studies/{name}.svg)"
-        parts.append("\n".join([f"**{name}**", "", table(head, rows), "", plot]))
+        for feature in found["handmade"]:
+            value = _number(metric, feature["value"])
+            rows.append([f"{feature['label']}, by hand", "", f"**{value}**", ""])
+        plot = f"![{name}: {METRICS[metric]}](experiments/results/studies/{name}.svg)"
+        parts.append("\n".join([f"**{name}**", "", table(head, rows), "", plot, "", _made(found)]))
     return "\n\n".join(parts)
 
 
-def _between(interval: list[float] | None, sign: str = "") -> str:
-    return f"[{', '.join(f'{100 * end:{sign}.1f}' for end in interval)}]" if interval else ""
+def _made(found: dict[str, Any]) -> str:
+    """What a study's runs were made by and took."""
+    runs = [run for group in found["groups"] for run in group["runs"]]
+    made, hours = found["made"], sum(run["device_hours"] or 0 for run in runs)
+    jax = next(word for word in made["packages"].split(", ") if word.startswith("jax "))
+    commits = ", ".join(commit[:10] for commit in made["commit"].split(", "))
+    return (
+        f"{len(runs)} runs, {60 * hours:.0f} device-minutes on {made['devices']} a run, Python"
+        f" {made['python']}, {jax}, {made['date']}, commit {commits}:"
+        f" `{found['studies'][0]['command']}`."
+    )
 
 
-def _difference(difference: dict[str, Any] | None) -> str:
+def _number(metric: str, value: float, sign: str = "") -> str:
+    return f"{100 * value:{sign}.1f}" if "accuracy" in metric else f"{value:{sign}.3f}"
+
+
+def _between(metric: str, interval: list[float] | None, sign: str = "") -> str:
+    ends = ", ".join(_number(metric, end, sign) for end in interval or ())
+    return f"[{ends}]" if interval else ""
+
+
+def _difference(metric: str, difference: dict[str, Any] | None) -> str:
     if difference is None:
         return ""
-    told = f"{100 * difference['mean']:+.1f} {_between(difference['interval'], '+')}"
+    told = f"{_number(metric, difference['mean'], '+')}"
+    told += f" {_between(metric, difference['interval'], '+')}"
     p = difference["p_permutation_holm"]
     return told if p is None else f"{told}, p = {p:.2g}"
 

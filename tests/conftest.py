@@ -30,6 +30,7 @@ LONGEST = (
     "perf/test_preflight.py",
     "parallel/test_processes.py",
     "parallel/test_mesh.py",
+    "test_cifar_recipe.py",
     "tasks/test_mae.py",
     "test_cli.py",
     "parallel/test_sequence.py",

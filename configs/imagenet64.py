@@ -14,8 +14,18 @@
 Expected cost, an estimate and not a measurement: at 40 % of a v5e chip's published bf16
 peak (197 TFLOP/s) PiT-S takes about 1800 chip-hours, seven hours on v5e-256.
 
+From a copy at 64×64, made once and 16 GB large, nothing is decoded while it trains, and all
+images are held in memory:
+
+    pit-jax data prepare imagenet2012 --resize 64
+    pit-jax train ... --config.data.name=imagenet2012@64 --config.data.in_memory_gb=16
+
+Random crops are then taken of the copy, on the device. One of 8 % of the area has 18×18 pixels
+and is enlarged, where of the whole image it is reduced: not the augmentation that is published.
+
 The recipe is that of configs/imagenet28.py, which the paper has for its ImageNet table; that
-it holds at this size, and all that is assumed there, is assumed.
+it holds at this size, and all that is assumed there, is assumed. Every process holds all
+of a copy that is in memory.
 """
 
 from pit_jax.config import base

@@ -11,7 +11,6 @@ import itertools
 import math
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,8 @@ from pit_jax.checkpoint import Checkpoints
 from pit_jax.data import pipeline, sources
 from pit_jax.data.augmentation import normalise
 from pit_jax.data.latent_writer import Writer
-from pit_jax.data.latents import DTYPE, LABEL, LatentSource, Manifest, local, read_manifest
+from pit_jax.data.latents import DTYPE, LatentSource, Manifest, local, read_manifest
+from pit_jax.data.store import LABEL
 from pit_jax.errors import ConfigError
 from pit_jax.models.autoencoder import AutoencoderKL
 from pit_jax.parallel import mesh as meshes
@@ -117,7 +117,7 @@ def encode(
     ]
     total = sum(len(writers[split].span(shard)) for split, shard in left)
     with metrics.Progress(total, f"latents of {config.data.name}", quiet=number > 0) as progress:
-        meter = _Meter(progress, total)
+        meter = metrics.Counted(progress, total)
         for split, shard in left:
             span = writers[split].span(shard)
             writers[split].write(shard, encoder.examples(found[split], span, meter.add))
@@ -287,29 +287,6 @@ class _Encoder:
                 f"{source.name}: the latents of image {number} are not finite in float16: the"
                 " autoencoder's weights are damaged, or no --vae for such images"
             )
-
-
-class _Meter:
-    """Counts images, and tells the progress bar how fast they come."""
-
-    def __init__(self, progress: metrics.Progress, total: int):
-        self._progress, self._total, self._done = progress, total, 0
-        self._started: float | None = None
-
-    def add(self, count: int) -> None:
-        self._done += count
-        if self._started is None:  # compiling ends with the first batch
-            self._started, self._first = time.time(), self._done
-        self._progress.update(self._done, None, *self._rate())
-
-    def line(self) -> None:
-        """A line, where there is no bar."""
-        self._progress.line(self._done, None, *self._rate())
-
-    def _rate(self) -> tuple[float, float]:
-        """Images/s, and seconds left."""
-        rate = (self._done - self._first) / max(time.time() - self._started, 1e-6)
-        return rate, (self._total - self._done) / rate if rate else 0.0
 
 
 def _wait_for_all(name: str) -> None:

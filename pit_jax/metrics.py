@@ -12,6 +12,8 @@ from pit_jax.errors import ConfigError
 from pit_jax.files import storage_error
 from pit_jax.rundir import RunDir
 
+_SHORT_S = 0.05  # too short a time to tell a rate by
+
 
 class Writers:
     """Writes a row of scalars to every place the config names. One process writes."""
@@ -65,9 +67,12 @@ class Writers:
 
 
 class Progress:
-    """A live bar on a terminal, plain lines elsewhere, nothing on processes above 0."""
+    """A live bar on a terminal, plain lines elsewhere, nothing on processes above 0.
 
-    def __init__(self, total: int, title: str, quiet: bool = False):
+    `first` is what the bar says as long as there are no numbers.
+    """
+
+    def __init__(self, total: int, title: str, quiet: bool = False, first: str = "compiling"):
         self._total, self._title, self._quiet = total, title, quiet
         self._console = rich.console.Console(stderr=False)
         self._bar = None
@@ -80,7 +85,7 @@ class Progress:
                 rich.progress.TextColumn("{task.fields[left]}"),
             )
             self._bar = rich.progress.Progress(*columns, console=self._console)
-            self._task = self._bar.add_task(title, total=total, numbers="compiling", left="")
+            self._task = self._bar.add_task(title, total=total, numbers=first, left="")
 
     def __enter__(self) -> "Progress":
         if self._bar:
@@ -125,6 +130,32 @@ class Progress:
             self.say("  ".join(part for part in parts if part))
         elif extra:
             self.say(f"{self._title} step {step}: {extra}")
+
+
+class Counted:
+    """Images counted off, and a progress bar that is told how fast they come."""
+
+    def __init__(self, progress: Progress, total: int):
+        self._progress, self._total, self._done = progress, total, 0
+        self._started: float | None = None
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._started is None:  # compiling, or starting processes, ends with the first
+            self._started, self._first = time.time(), self._done
+        self._progress.update(self._done, None, *self._rate())
+
+    def line(self) -> None:
+        """A line, where there is no bar."""
+        self._progress.line(self._done, None, *self._rate())
+
+    def _rate(self) -> tuple[float, float]:
+        """Images/s, and seconds left."""
+        seconds = time.time() - self._started if self._started else 0.0
+        if seconds < _SHORT_S:
+            return 0.0, 0.0
+        rate = (self._done - self._first) / seconds
+        return rate, (self._total - self._done) / rate if rate else 0.0
 
 
 def _numbers(loss: float | None, rate: float) -> str:

@@ -139,16 +139,17 @@ def train(
             environment = rundir.environment(mesh, jax.process_count())
             price = {"parameters": parameters, "tokens": cost.tokens}
             price |= {"forward_flops": cost.forward_full, "training_flops": cost.training}
-            attempt = run.add_environment(environment | {"cost": price})
+            attempt = run.add_environment(environment | {"cost": price, "copy": train_source.copy})
             writers = metrics.Writers(run, config)
             stack.callback(writers.close)
             begins = {"step": first, "total": total, "attempt": attempt}
             run.write_status(state="running", exit_code=None, **begins)
             if newest is not None:
                 say(f"resumed at step {first} of {total}")
+        of = f" of {train_source.copy}" if train_source.copy else ""
         say(
             f"{label(config)}: {cost.tokens} tokens, {parameters:,} parameters,"
-            f" {len(train_reader):,} training and {len(eval_reader):,} evaluation examples,"
+            f" {len(train_reader):,} training and {len(eval_reader):,} evaluation examples{of},"
             f" {total} steps of {batch_size} on {_devices(mesh)},"
             f" attention {attends}"
         )

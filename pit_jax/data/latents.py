@@ -1,21 +1,15 @@
 """A store of latents: what an autoencoder made of a set of images, once, for all epochs.
 
-    latents.json                          the manifest: what was encoded, how, and checksums
-    train-00000-of-00016.array_record     one record an image: its label, then its latents
-    train-labels.npy                      all labels, so that they are read without latents
-    train-00003-of-00016.json             of a shard finished while others are not yet
-
-A record is the label (int32), then float16 numbers of shape (flips, 2, h, w, c): for the
-image and, if flips is 2, its mirror image, the mean and the standard deviation of the
-latents, not normalised. Both are kept so that every epoch can draw another sample.
+Files are as store.py says, the manifest is latents.json. A record is the label (int32), then
+float16 numbers of shape (flips, 2, h, w, c): for the image and, if flips is 2, its mirror
+image, the mean and the standard deviation of the latents, not normalised. Both are kept so
+that every epoch can draw another sample.
 
 `latent_writer.Writer` writes it. Neither knows a model: whoever encodes hands over arrays,
 whoever trains normalises them.
 """
 
 import dataclasses
-import hashlib
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,15 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from pit_jax.data import store
 from pit_jax.data.sources import Source
 from pit_jax.errors import ConfigError, StorageError
-from pit_jax.files import sha256
 from pit_jax.models.normalisation import Normalisation
 
 MANIFEST = "latents.json"
-_SCHEMA = 1
+KIND = store.Kind(MANIFEST, noun="latents", one="latents", verb="encode")
 DTYPE = np.dtype("<f2")
-LABEL = np.dtype("<i4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +68,7 @@ class Manifest:
 
     def as_json(self) -> dict[str, Any]:
         """What latents.json says of it."""
-        fixed = {"schema": _SCHEMA, "dtype": DTYPE.name}
+        fixed = {"schema": store.SCHEMA, "dtype": DTYPE.name}
         return json.loads(json.dumps(fixed | dataclasses.asdict(self)))
 
 
@@ -115,63 +108,22 @@ class LatentSource(Source):
                 f"{root} was encoded by {self.manifest.autoencoder} ({theirs[:12]}…), not by the"
                 f" autoencoder named ({autoencoder_sha256[:12]}…): encode again, or name that one"
             )
-        splits = whole["splits"]
-        if split not in splits:
-            listed = ", ".join(sorted(splits)) or "none"
-            raise ConfigError(f"{root} has no split {split!r} of latents, but: {listed}")
-        if not splits[split]["files"]:
-            raise ConfigError(f"{root}: split {split!r} is not finished, encode it to the end")
-        self._root, self._split, self._files = root, split, splits[split]["files"]
-        for name, facts in self._files.items():
-            try:
-                size = (root / name).stat().st_size
-            except OSError as error:
-                raise StorageError(
-                    f"{root / name} cannot be read: {error.strerror or error}"
-                ) from None
-            if size != facts["bytes"]:
-                raise StorageError(f"{root / name} has {size} bytes, not {facts['bytes']}")
-        self.labels()  # small, and what a class is told by: damage should not be trained on
-        self._count, shards = splits[split]["count"], splits[split]["shards"]
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-        paths = []
-        for shard in range(shards):
-            first, last = shard * self._count // shards, (shard + 1) * self._count // shards
-            # With the counts in the name no file is opened before it is read.
-            paths.append(f"{root / shard_name(split, shard, shards)}[0:{last - first}]")
-        self._records = ArrayRecordDataSource(paths)
+        self._split = store.Split(root, KIND, split, self.name, "encode that split again")
 
     def __len__(self) -> int:
-        return self._count
+        return self._split.count
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        if not 0 <= index < self._count:
-            raise IndexError(f"{index} is none of {self._count} latents")
-        try:
-            record = self._records[index]
-        except (OSError, RuntimeError, ValueError) as error:
-            text = " ".join(str(error).split())[:200]
-            raise StorageError(f"{self.name}: latents {index} cannot be read: {text}") from None
+        if not 0 <= index < len(self):
+            raise IndexError(f"{index} is none of {len(self)} latents")
+        label, content = self._split.record(index)
         shape = self.manifest.record_shape()
-        if len(record) != LABEL.itemsize + int(np.prod(shape)) * DTYPE.itemsize:
-            raise StorageError(f"{self.name}: latents {index} are {len(record)} bytes long")
-        label = int(np.frombuffer(record, LABEL, 1)[0])
-        return np.frombuffer(record, DTYPE, offset=LABEL.itemsize).reshape(shape), label
+        if len(content) != int(np.prod(shape)) * DTYPE.itemsize:
+            raise StorageError(f"{self.name}: latents {index} are {len(content)} bytes long")
+        return np.frombuffer(content, DTYPE).reshape(shape), label
 
     def labels(self) -> np.ndarray:
-        path = self._root / f"{self._split}-labels.npy"
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise StorageError(f"{path} cannot be read: {error.strerror or error}") from None
-        written = self._files.get(path.name, {}).get("sha256")
-        if hashlib.sha256(content).hexdigest() != written:
-            raise StorageError(
-                f"{path} is not what was written: encode that split again, which reads the"
-                " labels off its other files"
-            )
-        return np.load(io.BytesIO(content), allow_pickle=False)
+        return self._split.labels()
 
     def verify(self) -> None:
         """Reads every file and compares its checksum.
@@ -179,39 +131,18 @@ class LatentSource(Source):
         Raises:
           StorageError: naming the first that differs, and how many do.
         """
-        wrong = [
-            name for name, facts in self._files.items() if facts_of(self._root / name) != facts
-        ]
-        if wrong:
-            raise StorageError(
-                f"{self._root}: {len(wrong)} of {len(self._files)} files are not what was"
-                f" written, {wrong[0]} first: encode that split again"
-            )
-
-
-def shard_name(split: str, shard: int, shards: int) -> str:
-    """As TensorFlow Datasets names them."""
-    return f"{split}-{shard:05d}-of-{shards:05d}.array_record"
+        self._split.verify()
 
 
 def local(directory: str | Path) -> Path:
-    """The directory of a store.
-
-    Raises:
-      ConfigError: for a URL, of which a path would be a folder beside the program.
-    """
-    if "://" in str(directory):
-        raise ConfigError(
-            f"{directory} is no local directory, and latents are read and written in one only:"
-            " mount the bucket, or copy the store, and name its path"
-        )
-    return Path(directory)
+    """`store.local` of latents."""
+    return store.local(directory, KIND)
 
 
 def manifest(directory: str | Path) -> Manifest | None:
     """What the latents of a directory are; None if there are none."""
     root = local(directory)
-    there = directory and (root / MANIFEST).exists()
+    there = directory and (root / KIND.manifest).exists()
     return read(root) if there else None
 
 
@@ -233,43 +164,21 @@ def count(directory: str | Path, split: str) -> int | None:
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """What latents.json says.
-
-    Raises:
-      ConfigError: if there is none, or of another schema.
-      StorageError: if it is damaged.
-    """
-    path = root / MANIFEST
-    try:
-        whole = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{root} holds no latents: it has no {MANIFEST}") from None
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read: {error}") from None
-    if not isinstance(whole, dict) or whole.get("schema") != _SCHEMA:
-        raise ConfigError(f"{path} is not of schema {_SCHEMA}, the one that is read here")
-    return {"splits": {}} | whole
+    """`store.read_manifest` of latents."""
+    return store.read_manifest(root, KIND)
 
 
 def _manifest(root: Path, whole: dict[str, Any]) -> Manifest:
     """The manifest that latents.json holds."""
     names = [field.name for field in dataclasses.fields(Manifest)]
-    needed = names[: names.index("encoder_dtype")]  # stores of old say no more
-    lacking = [name for name in needed if name not in whole]
-    parts = whole.get("normalisation")
-    if not lacking and (not isinstance(parts, dict) or set(parts) != {"shift", "scale"}):
-        lacking = ["normalisation"]
-    if lacking:
-        raise ConfigError(
-            f"{root / MANIFEST} does not say its {', '.join(lacking)}: encode the images again"
-        )
+    store.check_says(root, KIND, whole, names[: names.index("encoder_dtype")])  # old say no more
+    parts = whole["normalisation"]
+    if not isinstance(parts, dict) or set(parts) != {"shift", "scale"}:
+        store.check_says(root, KIND, {}, ["normalisation"])
     if whole.get("dtype") != DTYPE.name:
-        raise ConfigError(f"{root / MANIFEST}: dtype {whole.get('dtype')!r} is not {DTYPE.name!r}")
+        raise ConfigError(
+            f"{root / KIND.manifest}: dtype {whole.get('dtype')!r} is not {DTYPE.name!r}"
+        )
     values = {name: whole[name] for name in names if name in whole}
     values |= {"shape": tuple(whole["shape"]), "normalisation": Normalisation(**parts)}
     return Manifest(**values)
-
-
-def facts_of(path: Path) -> dict[str, Any]:
-    """What the manifest keeps of a file: its SHA-256 sum and size."""
-    return {"sha256": sha256(path), "bytes": path.stat().st_size}

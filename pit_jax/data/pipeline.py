@@ -9,18 +9,15 @@ import concurrent.futures
 import contextlib
 import copy
 import math
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
 import jax
 import numpy as np
-from absl import flags
 from jax.sharding import NamedSharding
 
-from pit_jax.data import order
+from pit_jax.data import ahead, order
 from pit_jax.data.resize import View, center_view, random_view, simple_view
 from pit_jax.errors import ConfigError
 
@@ -46,12 +43,15 @@ class Reader:
         self.shape = source.record_shape or (self.size, self.size, self.channels)
         self.dtype = np.dtype(np.float16 if source.record_shape else np.uint8)
         self.depth_shape = (self.size, self.size) if source.has_depth else None
+        self.num_classes = data.num_classes
         nbytes = math.prod(self.shape) * self.dtype.itemsize
         nbytes += 4 * math.prod(self.depth_shape) if self.depth_shape else 0
         nbytes *= len(source)
         self.held = nbytes <= data.in_memory_gb * 1e9 and self.crop is None
         if self.held:
-            self._hold(data)
+            self._hold()
+            if len(self.kept):
+                self._check_labels(self.labels)
         if not len(self.kept):
             raise ConfigError(f"data set {source.name} holds no image that can be read")
 
@@ -80,6 +80,7 @@ class Reader:
                 mask[row] = 1
                 if self.depth_shape:
                     (depth[row],) = rest
+        self._check_labels(label)
         found = {"image": image, "label": label, "mask": mask}
         return found | {"depth": depth} if self.depth_shape else found
 
@@ -118,7 +119,18 @@ class Reader:
             )
         return example
 
-    def _hold(self, data: Any) -> None:
+    def _check_labels(self, labels: np.ndarray) -> None:
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            raise ConfigError(
+                f"labels of {self.source.name} go from {labels.min()} to {labels.max()}, but"
+                f" config.data.num_classes={self.num_classes}"
+            )
+
+    def _hold(self) -> None:
+        as_they_are = self.keep == 1 and self.source.native_shape == (self.size, self.size)
+        if as_they_are and (whole := self.source.in_memory()):
+            self.images, self.labels = whole[0], whole[1].astype(np.int32)
+            return
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
             examples = list(pool.map(self._example, range(len(self.source))))
         self.kept = np.array([i for i, e in enumerate(examples) if e is not None], int)
@@ -128,11 +140,6 @@ class Reader:
             self.images, self.labels = np.stack(self.images), np.array(labels, np.int32)
             if depths:
                 self.depths = np.stack(depths[0])
-            if self.labels.min() < 0 or self.labels.max() >= data.num_classes:
-                raise ConfigError(
-                    f"labels of {self.source.name} go from {self.labels.min()} to"
-                    f" {self.labels.max()}, but config.data.num_classes={data.num_classes}"
-                )
 
 
 def crops_on_host(source: Any, data: Any) -> bool:
@@ -227,11 +234,13 @@ class Pipeline:
 
     def train(self, seed: int, step: int) -> Iterator[dict[str, jax.Array]]:
         batches = TrainBatches(self.reader, seed, self.batch_size, self._rows)
-        return self._to_devices(_ahead(batches, step, None, self._streamed(), self._workers))
+        return self._to_devices(ahead.batches(batches, step, None, self._streamed(), self._workers))
 
     def evaluate(self) -> Iterator[dict[str, jax.Array]]:
         batches = EvalBatches(self.reader, self.batch_size, self._rows)
-        return self._to_devices(_ahead(batches, 0, len(batches), self._streamed(), self._workers))
+        return self._to_devices(
+            ahead.batches(batches, 0, len(batches), self._streamed(), self._workers)
+        )
 
     def _streamed(self) -> bool:
         return not self.reader.held
@@ -245,86 +254,7 @@ class Pipeline:
                     self.reader.note_corrupt(batch.pop("corrupt"))
                     yield to_devices(batch, self._rows, self._sharding, self.batch_size)
 
-        return _in_background(placed())
-
-
-class _Numbered:
-    """Batches first, first + 1, ... as the random-access source that grain wants."""
-
-    def __init__(self, batches: Any, first: int, count: int):
-        self._batches, self._first, self._count = batches, first, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
-        return self._batches[self._first + int(number)]
-
-
-def _ahead(batches: Any, first: int, last: int | None, streamed: bool, workers: int) -> Iterator:
-    """Batches first, ..., last − 1 (None: without end); streamed ones are decoded ahead."""
-    if not streamed:
-        numbers = range(first, last) if last is not None else _count_from(first)
-        return (batches[number] for number in numbers)
-    import grain
-
-    count = (last if last is not None else 1 << 40) - first
-    # One element is a whole batch: workers and threads then share out steps, and the
-    # order of the batches stays what it was.
-    source = grain.MapDataset.source(_Numbered(batches, first, count))
-    reading = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_THREADS)
-    dataset = source.to_iter_dataset(reading)
-    if workers:
-        if not flags.FLAGS.is_parsed():  # grain's workers look at absl's flags
-            flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return (batch for batch in dataset)
-
-
-def _count_from(first: int) -> Iterator[int]:
-    while True:
-        yield first
-        first += 1
-
-
-def _in_background(iterator: Generator, ahead: int = 2) -> Iterator:
-    """`iterator`, evaluated in a thread that stays up to `ahead` elements ahead."""
-    ready: queue.Queue = queue.Queue(ahead)
-    stop = threading.Event()
-    end = object()
-
-    def put(item: Any) -> bool:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return True
-        return False
-
-    def run() -> None:
-        try:
-            for item in iterator:
-                if not put((item, None)):
-                    return
-            put((end, None))
-        except BaseException as error:  # raised again where the batch is asked for
-            put((end, error))
-        finally:
-            iterator.close()
-
-    thread = threading.Thread(target=run, name="input", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is end:
-                return
-            yield item
-    finally:
-        stop.set()
-        # A thread that is inside JAX when the interpreter ends takes the process down.
-        thread.join()
+        return ahead.in_background(placed())
 
 
 def in_order(reader: Reader, data: Any) -> Reader:

@@ -10,7 +10,7 @@ import numpy as np
 from pit_jax.data.decode import Undecodable
 from pit_jax.data.known import KNOWN
 from pit_jax.data.sources import Encoded, data_dir
-from pit_jax.errors import ConfigError
+from pit_jax.errors import ConfigError, StorageError
 
 
 class NotPrepared(ConfigError):
@@ -24,6 +24,7 @@ class TensorFlowDataset(Encoded):
         super().__init__(data)
         self.name = f"{data.name}/{split}"
         builder = _builder(data)
+        self.version = str(builder.version)
         import tensorflow_datasets as tfds
 
         keys = builder.info.supervised_keys or ()
@@ -37,7 +38,7 @@ class TensorFlowDataset(Encoded):
             self.num_classes = kinds[1].num_classes
         elif not self.has_depth:
             raise ConfigError(f"{data.name} is no set of images and labels")
-        height, width = features[self._image].shape[:2]
+        height, width, self.channels = features[self._image].shape
         self.native_shape = (height, width) if height and width else None
         # Its own decoder would make whole images of them.
         decoders = {self._image: tfds.decode.SkipDecoding()}
@@ -46,6 +47,13 @@ class TensorFlowDataset(Encoded):
         except (ValueError, KeyError, AssertionError):
             splits = ", ".join(sorted(builder.info.splits))
             raise ConfigError(f"{data.name} has the splits {splits}, not {split!r}") from None
+        # A record that is not there would else count as a corrupt image.
+        files = [Path(path) for path in builder.info.splits[split].filepaths]
+        if missing := [path for path in files if not path.exists()]:
+            raise StorageError(
+                f"{self.name} lacks {len(missing)} of its {len(files)} files, {missing[0]} first:"
+                " it was prepared or copied in part"
+            )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -74,12 +82,21 @@ class TensorFlowDataset(Encoded):
         return row[self._image], int(row[self._label])
 
 
+def splits(data: Any) -> list[str]:
+    """Names of the splits of a prepared set."""
+    return sorted(_builder(data).info.splits)
+
+
 def _builder(data: Any) -> Any:
     """The builder of the newest prepared version of a set."""
     name, _, version = data.name.partition(":")
     root = data_dir(data.dir)
     found = sorted(
-        (p.parent for p in (root / name).glob("**/dataset_info.json")),
+        (
+            p.parent
+            for p in (root / name).glob("**/dataset_info.json")
+            if ".incomplete" not in p.parent.name  # while it is prepared
+        ),
         key=lambda p: [int(n) if n.isdigit() else -1 for n in p.name.split(".")],
     )
     found = [p for p in found if not version or p.name == version]

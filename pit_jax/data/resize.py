@@ -122,6 +122,12 @@ def center_view(shape: tuple[int, int], size: int, keep: float = 1.0) -> View:
     return View((0, 0, width, height), resized, cut, size, "bicubic")
 
 
+def whole_view(shape: tuple[int, int], size: int) -> View:
+    """The whole image squeezed into a square of `size` (antialiased bicubic)."""
+    height, width = shape
+    return View((0, 0, width, height), (size, size), (0, 0), size, "bicubic")
+
+
 def random_view(
     shape: tuple[int, int],
     size: int,

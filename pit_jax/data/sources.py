@@ -1,10 +1,11 @@
 """Where images come from: random access by number, one image in its own size at a time.
 
 digits      scikit-learn's handwritten digits, always at hand
-folder      data.dir/<split>/<class>/<image file>
+folder      data.dir/<split>/<class>/<image file>; see folder.py
 latents     what `pit-jax data latents` made of a set, in data.dir; see latents.py
 scenes      rendered here, with exact depth; see scenes.py
 NAME        any TensorFlow Datasets set, prepared as ArrayRecord; see prepared.py
+SET@SIZE    what `pit-jax data prepare SET --resize SIZE` made of a set; see copies.py
 """
 
 import functools
@@ -18,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from pit_jax.data import known
 from pit_jax.data.decode import Undecodable, decode
 from pit_jax.data.known import KNOWN
 from pit_jax.data.resize import View
 from pit_jax.errors import ConfigError, StorageError
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 _HELD_OUT = 360  # of the 1797 digits
 
 
@@ -40,6 +41,9 @@ class Source:
     Attributes:
       name: for messages.
       num_classes: as the set itself says.
+      channels: of its images, if the set itself says that, else None.
+      version: of the set, "" if it has none.
+      copy: for a run's log: which resized copy this is, "" if it is the set itself.
       native_shape: (H, W) if every image is known to have it, else None.
       record_shape: of float16 numbers that are stored instead of an image, else None.
       has_depth: whether every image comes with its depth.
@@ -48,6 +52,9 @@ class Source:
 
     name = ""
     num_classes = 0
+    channels: int | None = None
+    version = ""
+    copy = ""
     native_shape: tuple[int, int] | None = None
     record_shape: tuple[int, ...] | None = None
     has_depth = False
@@ -62,6 +69,11 @@ class Source:
         image, label, *depth = example
         view = choose(image.shape[:2])
         return view.of(image), label, *map(view.nearest, depth)
+
+    def in_memory(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """All images (len, H, W, C) uint8 and labels (len,), where they are read at once much
+        faster than one by one; else None."""
+        return None
 
     def example_name(self, index: int) -> str:
         """What to call an example in a message."""
@@ -81,9 +93,26 @@ def load(data: Any, split: str) -> Source:
     Raises:
       ConfigError: if the set, the split or the class count is not there, saying what is.
     """
-    if data.name == "digits":
-        source: Source = Digits(split)
+    source = open_split(data, split)
+    if source.num_classes != data.num_classes and not source.has_depth:
+        raise ConfigError(
+            f"config.data.num_classes={data.num_classes}, but {source.name} has"
+            f" {source.num_classes} classes"
+        )
+    return source
+
+
+def open_split(data: Any, split: str) -> Source:
+    """The same whatever number of classes the config expects."""
+    if known.copy_of(data.name):
+        from pit_jax.data.copies import CopySource
+
+        source: Source = CopySource(data, split)
+    elif data.name == "digits":
+        source = Digits(split)
     elif data.name == "folder":
+        from pit_jax.data.folder import Folder
+
         source = Folder(data, split)
     elif data.name == "scenes":
         from pit_jax.data.scenes import Scenes
@@ -103,11 +132,6 @@ def load(data: Any, split: str) -> Source:
         from pit_jax.data.prepared import TensorFlowDataset
 
         source = TensorFlowDataset(data, split)
-    if source.num_classes != data.num_classes and not source.has_depth:
-        raise ConfigError(
-            f"config.data.num_classes={data.num_classes}, but {source.name} has"
-            f" {source.num_classes} classes"
-        )
     return source
 
 
@@ -124,34 +148,41 @@ def training(data: Any) -> Source:
 def num_examples(data: Any, split: str) -> int | None:
     """Size of a split if it is known without the data, else None.
 
-    Of latents it is what their store says, or where there is none what is known of the set
-    that `data.latents_of` names.
+    Of a copy and of latents it is what their store says; where there is none what is known of
+    the set that the copy is of, or that `data.latents_of` names.
     """
     if data.per_class and split == data.split:
         return data.per_class * data.num_classes
     name = data.name
+    if known.copy_of(name):
+        from pit_jax.data import copies
+
+        if (found := copies.count(data, split)) is not None:
+            return found
     if name == "latents":
         from pit_jax.data import latents
 
         if latents.manifest(data.dir):
             return latents.count(data.dir, split)
         name = data.latents_of
-    known = KNOWN.get(name.partition(":")[0])
-    return known.splits.get(split) if known else None
+    found = known.facts(name)
+    return found.splits.get(split) if found else None
 
 
 def native_shape(data: Any) -> tuple[int, int] | None:
     """(H, W) of every image, if that is known without the data, else None."""
     if data.name == "scenes":  # whatever size is asked for
         return data.image_size, data.image_size
-    known = KNOWN.get(data.name.partition(":")[0])
-    return (known.side, known.side) if known and known.side else None
+    side = copy.size if (copy := known.copy_of(data.name)) else None
+    if side is None and (found := known.facts(data.name)):
+        side = found.side
+    return (side, side) if side else None
 
 
 class Digits(Source):
     """1797 scans of handwritten digits, 8×8, 16 grey levels; a fixed 360 are the test set."""
 
-    native_shape = (8, 8)
+    native_shape, channels = (8, 8), 1
     num_classes = 10
 
     def __init__(self, split: str):
@@ -181,7 +212,7 @@ class Part(Source):
         self.whole, self._numbers = whole, numbers
         self.name, self.num_classes = name or whole.name, whole.num_classes
         self.native_shape, self.record_shape = whole.native_shape, whole.record_shape
-        self.has_depth = whole.has_depth
+        self.has_depth, self.copy = whole.has_depth, whole.copy
         self.corrupt = whole.corrupt
 
     def __len__(self) -> int:
@@ -232,6 +263,13 @@ class Encoded(Source):
     """A source whose images are kept as files of some format: `_read(i)` is (bytes, label), and
     the depth where there is one."""
 
+    skip_with = "config.data.corrupt=skip"  # what a person writes to do without corrupt images
+
+    @staticmethod
+    def say(text: str) -> None:
+        """Tells a person about an image that was left out."""
+        print(text, file=sys.stderr, flush=True)
+
     def __init__(self, data: Any):
         super().__init__()
         self._channels, self._skip = data.channels, data.corrupt == "skip"
@@ -253,9 +291,12 @@ class Encoded(Source):
             if choose:
                 depth = [choose(x.shape).nearest(x) for x in depth]
             return image, label, *depth
-        except (OSError, Undecodable) as error:
+        except Undecodable as error:
             self._leave_out(index, error)
             return None
+        except OSError as error:  # what the disk does not give is not corrupt: it may come back
+            name, reason = self.example_name(index), error.strerror or error
+            raise StorageError(f"{name} cannot be read: {reason}") from None
 
     def _leave_out(self, index: int, error: Exception) -> None:
         """Refuses a corrupt example, or counts it, as the config says."""
@@ -263,59 +304,10 @@ class Encoded(Source):
         reason = str(error).partition(": '")[0]
         if not self._skip:
             raise StorageError(
-                f"{name} cannot be decoded ({reason}); config.data.corrupt=skip leaves such"
-                " images out"
+                f"{name} cannot be decoded ({reason}); {self.skip_with} leaves such images out"
             ) from None
         if self.note_corrupt(name):
-            print(f"skipped a corrupt image: {name} ({reason})", file=sys.stderr, flush=True)
-
-
-class Folder(Encoded):
-    """data.dir/<split>/<class>/<file>; classes are the folders of the training split."""
-
-    def __init__(self, data: Any, split: str):
-        super().__init__(data)
-        root = Path(data.dir)
-        self.name = f"{root / split}"
-        classes = _class_folders(root / data.split)
-        self.num_classes = len(classes)
-        self._files: list[tuple[Path, int]] = []
-        for folder in _class_folders(root / split):
-            if folder not in classes:
-                raise ConfigError(
-                    f"{root / split} has a class folder {folder!r} that {root / data.split} has not"
-                )
-            files = sorted((root / split / folder).iterdir())
-            label = classes.index(folder)
-            self._files += [(f, label) for f in files if f.suffix.lower() in _SUFFIXES]
-        if not self._files:
-            raise ConfigError(f"{root / split} holds no images ({', '.join(_SUFFIXES)})")
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def labels(self) -> np.ndarray:
-        return np.array([label for _, label in self._files])
-
-    def example_name(self, index: int) -> str:
-        return str(self._files[index][0])
-
-    def _read(self, index: int) -> tuple[bytes, int]:
-        path, label = self._files[index]
-        return path.read_bytes(), label
-
-
-def _class_folders(split: Path) -> list[str]:
-    try:
-        found = sorted(p.name for p in split.iterdir() if p.is_dir())
-    except OSError as error:
-        raise ConfigError(
-            f"folder {split}: {error.strerror}; config.data.dir should hold"
-            " <split>/<class>/<image file>"
-        ) from None
-    if not found:
-        raise ConfigError(f"folder {split} holds no class folders")
-    return found
+            self.say(f"skipped a corrupt image: {name} ({reason})")
 
 
 def data_dir(path: str) -> Path:

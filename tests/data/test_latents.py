@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from pit_jax.data import latent_writer, latents
+from pit_jax.data import latents, store, store_writer
 from pit_jax.data.latent_writer import Writer
 from pit_jax.data.latents import LatentSource, Manifest
 from pit_jax.errors import ConfigError, StorageError
@@ -187,9 +187,9 @@ def test_a_process_reads_no_other_shards_than_its_own(tmp_path, monkeypatch):
 
     def noting(path):
         asked.append(path.name)
-        return latents.facts_of(path)
+        return store.facts_of(path)
 
-    monkeypatch.setattr(latent_writer, "facts_of", noting)
+    monkeypatch.setattr(store_writer, "facts_of", noting)
     writer = Writer(tmp_path, MANIFEST, "train", 11, 3)
     shard(tmp_path, 0).unlink()  # another's
     shard(tmp_path, 1).write_bytes(b"")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pit_jax.data import order, pipeline, sources
 from pit_jax.data.resize import center_view, resize_center_crop
-from pit_jax.errors import StorageError
+from pit_jax.errors import ConfigError, StorageError
 from pit_jax.parallel import mesh as meshes
 
 
@@ -207,6 +207,19 @@ def test_an_error_in_the_background_reaches_the_caller(folder):
     reader = pipeline.Reader(sources.load(folder, "train"), folder, train=True)
     with pytest.raises(StorageError, match=r"4\.png cannot be decoded"):
         labels_of(pipeline.Pipeline(reader, sharding(2), 4, 0).train(0, 0), 5)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_labels_outside_the_class_count_are_refused(folder, held):
+    source = sources.load(folder, "train")  # counts the class folders itself; tfds does not
+    folder.update(num_classes=2, in_memory_gb=4.0 if held else 0.0)
+
+    def read() -> None:
+        reader = pipeline.Reader(source, folder, train=True)
+        labels_of(pipeline.Pipeline(reader, sharding(2), 4, 0).train(0, 0), 5)
+
+    with pytest.raises(ConfigError, match=r"to 2, but config\.data\.num_classes=2"):
+        read()
 
 
 def test_closing_leaves_no_thread_behind(tiny):

@@ -1,5 +1,7 @@
 """Where images come from, and the sentences that say what is missing."""
 
+import pathlib
+import pickle
 import shutil
 import subprocess
 import sys
@@ -140,6 +142,27 @@ def test_empty_folders_are_refused(data, tmp_path):
     (tmp_path / "train" / "a" / "x.PNG").unlink()
     (tmp_path / "train" / "b" / "x.PNG").unlink()
     assert "holds no images" in refused(data)
+
+
+def test_an_image_that_the_disk_does_not_give_is_not_taken_for_corrupt(data, tmp_path):
+    """It would be another training set, and another one tomorrow."""
+    folder(data, tmp_path)
+    data.corrupt = "skip"
+    source = sources.load(data, "train")
+    pathlib.Path(source.example_name(0)).unlink()
+    with pytest.raises(StorageError, match=r"train/a/.* cannot be read: No such file"):
+        source[0]
+
+
+def test_a_large_folder_is_sent_to_processes_quickly(data, tmp_path):
+    """A list of paths would be some 200 bytes an image, in every worker."""
+    folder(data, tmp_path)
+    one = (tmp_path / "train" / "a" / "x.PNG").read_bytes()
+    before = len(pickle.dumps(sources.load(data, "train")))
+    for number in range(300):
+        (tmp_path / "train" / "b" / f"n01440764_{number}.png").write_bytes(one)
+    after = len(pickle.dumps(sources.load(data, "train")))
+    assert (after - before) / 300 < 40
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "LA", "1", "I;16"])

@@ -5,13 +5,13 @@
 
 | argument  | tokens | published top-1 % | training FLOP of the whole run |
 |-----------|--------|-------------------|--------------------------------|
-| `pit-t`   | 1025   | 85.1              | 7.4e18                         |
-| `vit-t/2` | 257    | 83.6              | 1.2e18                         |
-| `pit-s`   | 1025   | 86.4              | 2.3e19                         |
-| `vit-s/2` | 257    | 83.7              | 4.4e18                         |
+| `pit-t`   | 1025   | 85.1              | 6.8e18                         |
+| `vit-t/2` | 257    | 83.6              | 1.1e18                         |
+| `pit-s`   | 1025   | 86.4              | 2.1e19                         |
+| `vit-s/2` | 257    | 83.7              | 4.1e18                         |
 
 Expected cost, an estimate and not a measurement: at 40 % of a v5e chip's published bf16
-peak (197 TFLOP/s) PiT-S takes about 80 chip-hours, ten hours on v5e-8.
+peak (197 TFLOP/s) PiT-S takes about 74 chip-hours, nine hours on v5e-8.
 
 Published (recipe read in one account of the paper): AdamW with betas (0.9, 0.95), learning
 rate 4e-3 at batch 1024, weight decay 0.3, 20 epochs of warm-up, cosine to 1e-6, 2400

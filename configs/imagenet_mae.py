@@ -7,8 +7,8 @@ Published for ViT-B/16 by public MAE, after 1600 epochs: 83.6 % fine-tuned, 67.8
 linear probe (`pit-jax eval --workdir ... --probe linear`).
 
 Expected cost, an estimate and not a measurement: 1.2e20 training FLOP for ViT-B/16; at 40 %
-of a v5e chip's published bf16 peak (197 TFLOP/s) about 420 chip-hours, thirteen hours on
-v5e-32.
+of a v5e chip's published bf16 peak (197 TFLOP/s) about 420 chip-hours, seven hours on
+v5e-64.
 
 Published (He et al. 2021, table 8, and the public code): mask ratio 0.75, targets normalised
 by patch, fixed sine-cosine positions in encoder and decoder, decoder of width 512 with 8

@@ -29,8 +29,8 @@ GIB = 1 << 30
 class Row:
     """A published result: the command that would reproduce it, and where it is from.
 
-    `published` is empty where there is no number; `chips`
-    names the sizes of v5e and v5p that it is meant for.
+    `published` is empty where there is no number; `chips` names the sizes of v5e and v5p that it
+    is meant for.
     """
 
     config: str
@@ -66,7 +66,8 @@ ROWS = [
         "76.6 %",
         f"{SCRATCH}, v2, a vector for every colour",
         MIDDLE,
-        "model.embed=dictionary data.augmentation.mixup=0.0 data.augmentation.cutmix=0.0",
+        "model.embed=dictionary mesh.fsdp=64"
+        " data.augmentation.mixup=0.0 data.augmentation.cutmix=0.0",
     ),
     *(
         Row(

@@ -7,6 +7,7 @@ import pytest
 
 from pit_jax.errors import ConfigError
 from pit_jax.models import attention, embed, sizes, transformer, vit
+from pit_jax.parallel import rules
 
 SMALL = {"num_classes": 5, "width": 16, "depth": 3, "heads": 2, "mlp": 32}
 
@@ -227,6 +228,15 @@ def test_colour_dictionary_has_a_row_for_every_colour():
     assert rows.shape == (2**6, 4)
     found = table.apply(params, pixels)[0]
     np.testing.assert_array_equal(found, rows[np.array([0, 63, 3, 48])])
+
+
+def test_the_vectors_of_colours_are_not_decayed():
+    """A rare colour would be shrunk by every step that does not see it."""
+    params = init(vit.ViT(**SMALL | {"embed": "dictionary"}), images())["params"]
+    paths = []
+    rules.map_with_path(lambda path, _: paths.append(path), params)
+    (table,) = [path for path in paths if "colour" in path]
+    assert rules.matches(table, rules.NO_DECAY_RULES)
 
 
 def test_sincos_positions_are_maes():

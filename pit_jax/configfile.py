@@ -8,10 +8,11 @@ expect, in any order; its errors are turned into one line that names the field.
 import contextlib
 import importlib.util
 import inspect
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -19,9 +20,14 @@ from ml_collections import ConfigDict, config_flags
 
 from pit_jax.config import FIELDS, assign, base, flatten
 from pit_jax.errors import ConfigError, PitError
-from pit_jax.validation import check_value, resolve, unknown_field
+from pit_jax.validation import resolve
+from pit_jax.values import check_text, check_value, unknown_field
 
 _LENGTHS = ("train.steps", "train.epochs", "train.examples")
+# What config_flags raises where it cannot make sense of a word.
+_OF_FLAGS = (flags.Error, AttributeError, LookupError, SyntaxError, TypeError, ValueError)
+_OF_FLAGS += (RecursionError,)
+_LONGEST = 400  # characters of somebody else's message
 
 
 def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -42,20 +48,22 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """`config` with `--config.field=value` words applied; the given train length wins."""
     if not overrides:  # config_flags would write the whole config out as YAML first
         return config
-    names = [name for word in overrides if (name := _overridden(word))]
-    for name in names:
+    given = _given(overrides)
+    for name, text in given:
         if name not in FIELDS:
             raise unknown_field(name)
+        if text is not None:
+            check_text(name, text)
     values = flags.FlagValues()
     argv = ["pit-jax", *overrides]
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         rest = values(argv)[1:]
-    except (flags.Error, AttributeError, TypeError, ValueError, KeyError) as error:
+    except _OF_FLAGS as error:
         raise ConfigError(_one_line(error)) from None
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}: overrides are --config.FIELD=VALUE")
-    lengths = [name for name in _LENGTHS if name in names]
+    lengths = [name for name in _LENGTHS if name in dict(given)]
     if lengths:
         for name in set(_LENGTHS) - set(lengths):
             assign(values.config, name, None)
@@ -66,14 +74,11 @@ def from_json(text: str) -> ConfigDict:
     """The config in a run directory's config.json; every field is checked."""
     try:
         tree = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"not a config: {error}") from None
-    config = base()
-    if not isinstance(tree, dict):
-        raise ConfigError("not a config: the JSON file should hold an object")
-    for name, value in flatten(ConfigDict(tree)).items():
-        assign(config, name, check_value(name, value))
-    return config
+        if not isinstance(tree, dict):
+            raise ConfigError("not a config: the JSON file should hold an object")
+        return _checked(flatten(tree))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not a config: {_one_line(error)}") from None
 
 
 def to_json(config: ConfigDict) -> str:
@@ -86,7 +91,13 @@ def read(spec: str) -> ConfigDict:
 
     Also for files that start from another config: those in experiments/.
     """
-    return from_json(_read(spec)) if spec.endswith(".json") else PythonFile(spec).config()
+    if not spec.endswith(".json"):
+        return PythonFile(spec).config()
+    text = _read(spec)
+    try:
+        return from_json(text)
+    except ConfigError as error:
+        raise ConfigError(f"{spec}: {error}") from None
 
 
 class PythonFile:
@@ -116,7 +127,14 @@ class PythonFile:
         """
         if not hasattr(self.module, "get_config"):
             raise ConfigError(f"{self.spec}: {self.path} defines no get_config(arg)")
-        return self.call("get_config")
+        found = self.call("get_config")
+        if not isinstance(found, ConfigDict):
+            raise ConfigError(
+                f"{self.spec}: get_config() should return a ConfigDict made by"
+                " pit_jax.config.base()"
+            )
+        with self._told():
+            return _checked(flatten(found))
 
     def call(self, name: str, optional: bool = False) -> Any:
         """What the function `name` returns, given the argument if there is one.
@@ -140,6 +158,10 @@ class PythonFile:
             yield
         except PitError as error:
             raise ConfigError(f"{self.spec}: {error}") from None
+        except SystemExit:
+            raise ConfigError(
+                f"{self.spec}: the file calls sys.exit(): it should only say what a run is"
+            ) from None
         except Exception as error:
             message = f"{self.spec}: {type(error).__name__}: {_one_line(error)}"
             raise ConfigError(message) from None
@@ -150,16 +172,38 @@ def _read(path: str) -> str:
 
     try:
         return epath.Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path} cannot be read: {_one_line(error)}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or _one_line(error)
+        raise ConfigError(f"config {path} cannot be read: {reason}") from None
 
 
-def _overridden(word: str) -> str | None:
-    """The field that a command-line word overrides: `--config.a.b=v`, `--noconfig.a.b`."""
-    match = re.match(r"--?(?:no)?config\.([^=]*)", word)
-    return match[1] if match else None
+def _checked(fields: Mapping[str, Any]) -> ConfigDict:
+    """A config of these fields, the others at their default; each is checked by itself."""
+    config = base()
+    for name, value in fields.items():
+        assign(config, name, check_value(name, value))
+    return config
+
+
+def _given(words: Sequence[str]) -> list[tuple[str, str | None]]:
+    """The fields that command-line words override, and the text of their new values.
+
+    `--config.a.b=v` and `--config.a.b v`; None where nothing follows, as in `--noconfig.a.b`.
+    """
+    found = []
+    for word, after in itertools.zip_longest(words, words[1:]):
+        match = re.match(r"--?(no)?config\.([^=]*)(=)?", word)
+        if match:
+            switch = match[2] in FIELDS and FIELDS[match[2]].type is bool
+            text = word[match.end() :] if match[3] else None if switch or match[1] else after
+            found.append((match[2], text))
+    return found
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text.removeprefix("flag ")
+    try:
+        text = " ".join(str(error).split()).removeprefix("flag ")
+    except Exception:  # of somebody's own class
+        return "no message"
+    # ml_collections lists every other field.
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

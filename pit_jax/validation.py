@@ -3,67 +3,21 @@
 `resolve()` needs nothing but the config; `check_batch()` is asked where the mesh is known.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from pit_jax import demands
 from pit_jax.config import DEPTH, FIELDS, assign, base, flatten
+from pit_jax.data import known
 from pit_jax.errors import ConfigError
-from pit_jax.lengths import Length
 from pit_jax.models.mask import MOST_WINDOWS, layer_radii
 from pit_jax.models.sizes import num_kept
 from pit_jax.parallel import processes
+from pit_jax.values import check_value
 
-
-def unknown_field(name: str) -> ConfigError:
-    """The error for a field that does not exist, naming the nearest one that does."""
-    near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)
-    return ConfigError(f"config.{name} is not a field; did you mean config.{near[0]}?")
-
-
-def check_value(name: str, value: Any) -> Any:
-    """`value` as the field's type, within its range.
-
-    Raises:
-      ConfigError: naming the field, the value and what may stand there.
-    """
-    field = FIELDS.get(name)
-    if field is None:
-        raise unknown_field(name)
-    if value is None and field.default is None:
-        return None
-    kind = field.type
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind is tuple and isinstance(value, list):
-        value = tuple(value)
-    wrong_bool = isinstance(value, bool) and kind is not bool
-    if not isinstance(value, kind) or wrong_bool:
-        raise ConfigError(f"config.{name}={value!r} should be of type {kind.__name__}: {field.doc}")
-    if field.choices and value not in field.choices:
-        near = difflib.get_close_matches(str(value), map(str, field.choices), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"config.{name}={value!r} is none of {', '.join(map(str, field.choices))}{hint}"
-        )
-    below = field.low is not None and not value >= field.low  # `not >=`: NaN is refused too
-    above = field.high is not None and not value <= field.high
-    if below or above:
-        limits = [f"at least {field.low}"] if field.low is not None else []
-        limits += [f"at most {field.high}"] if field.high is not None else []
-        raise ConfigError(f"config.{name}={value!r} must be {' and '.join(limits)}: {field.doc}")
-    if kind is float and value == float("inf"):
-        raise ConfigError(f"config.{name}={value!r} must be finite")
-    if field.length:
-        try:
-            Length.parse(value)
-        except ValueError as error:
-            raise ConfigError(f"config.{name}={value!r}: {error}") from None
-    return value
+MOST_NUMBERS = 2**31  # of one image's tokens in one layer
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -104,18 +58,20 @@ def _check_together(c: ConfigDict) -> None:
             raise ConfigError(message)
 
     m, d, a, t = c.model, c.data, c.data.augmentation, c.train
-    if c.task in demands.OF:
-        demands.OF[c.task](c, require)
     require(
         c.task == "diffusion" or d.name != "latents",
         f"config.data.name='latents' is for task 'diffusion', not {c.task!r}",
     )
-    if d.name.partition(":")[0] in DEPTH:
-        demands.check_without_classes(c, require)
     require(
         d.channels in (1, 3) or d.name == "latents",
         f"config.data.channels={d.channels} is neither 1 nor 3",
     )
+    if c.task in demands.OF:
+        demands.OF[c.task](c, require)
+    wrong_size = known.wrong_size(d.name, d.image_size)
+    require(not wrong_size, str(wrong_size))
+    if d.name.partition(":")[0] in DEPTH:
+        demands.check_without_classes(c, require)
     given = [name for name in ("steps", "epochs", "examples") if t[name] is not None]
     require(
         len(given) == 1,
@@ -147,26 +103,27 @@ def _check_together(c: ConfigDict) -> None:
     )
     for name in ("mean", "std"):
         require(
-            len(d[name]) in (1, d.channels) and all(isinstance(x, int | float) for x in d[name]),
+            len(d[name]) in (1, d.channels),
             f"config.data.{name}={d[name]} needs one number, or one for each of"
             f" config.data.channels={d.channels}",
         )
-    require(all(x > 0 for x in d.std), f"config.data.std={d.std} must be positive")
     require(
         d.channels == 3 or (a.grayscale == 0 and not any(a.jitter[2:])),
         "config.data.augmentation.grayscale and the last two of .jitter (saturation, hue) need"
         f" colour images: config.data.channels={d.channels}",
     )
-    for name, size, high in (("scale", 2, 1.0), ("ratio", 2, None), ("jitter", 4, None)):
+    for name, size in (("scale", 2), ("ratio", 2), ("jitter", 4)):
         value = a[name]
         require(
-            len(value) == size
-            and all(isinstance(x, int | float) and x >= 0 for x in value)
-            and (name == "jitter" or 0 < value[0] <= value[1])
-            and (high is None or value[1] <= high),
+            len(value) == size and (name == "jitter" or value[0] <= value[1]),
             f"config.data.augmentation.{name}={value} is not valid: {size} numbers,"
             f" {FIELDS[f'data.augmentation.{name}'].doc}",
         )
+    require(
+        a.crop != "pad" or a.pad < d.image_size,
+        f"config.data.augmentation.pad={a.pad} cuts crops without a pixel of the image out of"
+        f" config.data.image_size={d.image_size}: write at most {d.image_size - 1}",
+    )
     require(
         a.crop != "simple" or a.pad < d.image_size,
         f"config.data.augmentation.pad={a.pad} rows cannot be mirrored at the border of"
@@ -175,13 +132,13 @@ def _check_together(c: ConfigDict) -> None:
     require(a.jitter[3] <= 0.5, "config.data.augmentation.jitter: hue turns by at most 0.5")
     betas = c.optim.betas
     require(
-        len(betas) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in betas),
+        len(betas) == 2 and all(0 <= b < 1 for b in betas),
         f"config.optim.betas={betas} must be two numbers in [0, 1)",
     )
     for pattern in c.optim.freeze:
         try:
             re.compile(pattern)
-        except (re.error, TypeError) as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise ConfigError(
                 f"config.optim.freeze: {pattern!r} is no regular expression ({error})"
             ) from None
@@ -197,10 +154,7 @@ def _check_together(c: ConfigDict) -> None:
     )
     require(not (c.init_from and c.resume), "give config.init_from or config.resume, not both")
     shots = c.eval.shots
-    require(
-        all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in shots) and shots,
-        f"config.eval.shots={shots}: whole numbers of 1 or more, at least one",
-    )
+    require(bool(shots), f"config.eval.shots={shots}: whole numbers of 1 or more, at least one")
 
 
 def _check_tokens(c: ConfigDict, require: Callable[[bool, str], None]) -> None:
@@ -208,6 +162,12 @@ def _check_tokens(c: ConfigDict, require: Callable[[bool, str], None]) -> None:
     require(
         size % m.patch == 0,
         f"config.model.patch={m.patch} does not divide config.data.image_size={size}",
+    )
+    tokens = (size // m.patch) ** 2
+    require(
+        tokens * m.width <= MOST_NUMBERS,
+        f"config.data.image_size={size} and config.model.patch={m.patch} make {tokens:,} tokens of"
+        f" config.model.width={m.width}: at most {MOST_NUMBERS:,} numbers an image",
     )
     require(
         m.width % m.heads == 0,
@@ -245,8 +205,7 @@ def _check_locality(c: ConfigDict, require: Callable[[bool, str], None]) -> None
     )
     window = m.window
     require(
-        all(isinstance(r, int | float) and not isinstance(r, bool) and r == r for r in window)
-        and len(window) in (0, 1, m.depth),
+        len(window) in (0, 1, m.depth),
         f"config.model.window={window}: one radius, or one for each of config.model.depth="
         f"{m.depth} layers; 0 = itself, negative = everything",
     )

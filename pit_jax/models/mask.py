@@ -91,4 +91,5 @@ def layer_radii(
         first = window_layers or depth
         radii = radii * min(first, depth) + (-1,) * (depth - first)
     farthest = 2 * (side - 1) ** 2  # squared distance between opposite corners
-    return tuple(None if r < 0 or r**2 >= farthest else float(r) for r in radii)
+    # r · r and not r**2, which raises where it is too large for a float.
+    return tuple(None if r < 0 or r * r >= farthest else float(r) for r in radii)

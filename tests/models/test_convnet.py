@@ -150,7 +150,7 @@ def test_in_bfloat16_the_loss_stays_close_and_is_float32(small):
     ("fields", "sentence"),
     [
         ({"convnet.layers": (1,)}, r"convnet\.layers=\(1,\) needs a number for each of the 2"),
-        ({"convnet.channels": (8, 0)}, r"convnet\.channels=\(8, 0\): whole numbers of 1 or more"),
+        ({"convnet.channels": (8, 0)}, r"convnet\.channels=\(8, 0\): 0 must be at least 1"),
         ({"convnet.channels": ()}, r"convnet\.channels=\(\): whole numbers of 1 or more, at least"),
         ({"convnet.kernel": 2}, r"convnet\.kernel=2 has no pixel in its middle"),
         ({"convnet.kernel": 1, "convnet.downsample": True}, "downsample averages neighbours"),

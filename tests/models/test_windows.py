@@ -198,8 +198,8 @@ def test_layer_radii():
     ("fields", "line"),
     [
         ({"window": (1, 2, 3)}, r"window=\(1, 2, 3\): one radius, or one for each of .*depth=5"),
-        ({"window": ("a",)}, r"config.model.window=\('a',\): one radius"),
-        ({"window": (float("nan"),)}, r"config.model.window=\(nan,\): one radius"),
+        ({"window": ("a",)}, r"config.model.window=\('a',\): 'a' should be of type float"),
+        ({"window": (float("nan"),)}, r"config.model.window=\(nan,\): nan must be finite"),
         ({"window": (0, 1, 2, 3, -1)}, "has 5 different windows: 4 is the most"),
         ({"window_layers": 2}, "window_layers=2 needs one radius in config.model.window, not 0"),
         ({"window": (1,), "window_layers": 6}, "window_layers=6 .* at most config.model.depth=5"),
@@ -217,5 +217,5 @@ def test_impossible_windows_are_refused_in_one_line(tiny, fields, line):
 
 def test_windows_are_refused_where_places_are_missing(tiny):
     tiny.task, tiny.eval.what, tiny.model.window = "mae", ("reconstruction",), (1,)
-    with pytest.raises(ConfigError, match="window is offered by 'vit' in task 'classification'"):
+    with pytest.raises(ConfigError, match="window is offered by 'vit' in tasks 'classification'"):
         validation.resolve(tiny)

@@ -228,7 +228,7 @@ def test_the_compiler_counts_the_same(attends):
         (["model.name=vit"], "task 'autoencoder' needs config.model.name='autoencoder'"),
         (["autoencoder.groups=5"], "groups=5 does not divide all of config.autoencoder.channels"),
         (["autoencoder.channels=()"], "autoencoder.channels=(): whole numbers of 1 or more"),
-        (["autoencoder.channels=(8, 0)"], "whole numbers of 1 or more, at least one"),
+        (["autoencoder.channels=(8, 0)"], "autoencoder.channels=(8, 0): 0 must be at least 1"),
         (["data.image_size=9"], "data.image_size=9 is no multiple of 2"),
         (["data.mean=(0.1,)"], "images in [-1, 1], which is 0.5 for both"),
         (["data.augmentation.mixup=0.5"], "mixup has no place in task 'autoencoder'"),

@@ -10,7 +10,7 @@ lose by it; one on pixels with learned positions cannot tell. What varies:
 
 `tiny`: 8×8 digits, where T = 32 moves every pixel; patches of 4×4 (4 tokens), of 2×2 (16
 tokens, among which there is more to find out about what belongs together), and single pixels;
-three seeds, each with a permutation of its own. 14 minutes on two CPU cores. Nothing is
+three seeds, each with a permutation of its own. 18 minutes on two CPU cores. Nothing is
 published at this size.
 `paper`: ViT-B/16 on ImageNet at 224×224, where T = 25 000 moves nearly every pixel, one seed;
 recipe of configs/imagenet224.py. The published accuracies are those with no swaps and with

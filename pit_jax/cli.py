@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb needs it, so that `--help` answers at on
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -116,62 +117,51 @@ def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Run every point of a study, or search a space; goes on by itself where it was cut off."""
-    if args.shard and "/" not in args.shard:
-        raise ConfigError(f"--shard {args.shard}: write K/N such as 0/4")
-    if args.search is None and args.storage:
+    from pit_jax import files
+
+    if args.shard is not None and not re.fullmatch("[0-9]{1,18}/[0-9]{1,18}", args.shard):
+        raise ConfigError(f"--shard {args.shard[:40] or repr('')}: write K/N such as 0/4")
+    if args.search is None and args.storage is not None:
         raise ConfigError("--storage is the database of a --search")
-    only = args.only or args.shard
+    files.check_place(args.workdir, "--workdir")
+    only = args.only if args.only is not None else args.shard
     if args.search is not None:
         from pit_jax.study import search
 
-        if only:
+        if only is not None:
             raise ConfigError("--search: several machines share a --storage, and no --only")
+        run = search.plan if args.dry_run else search.search
         words = (args.file, args.workdir, args.search, overrides, args.storage)
-        if args.dry_run:
-            search.plan(*words)
-        else:
-            search.search(*words, args.jobs, args.retries)
+        run(*words, args.jobs, args.retries)
         return
     from pit_jax.study import sweep as study
 
-    if args.dry_run:
-        study.plan(args.file, args.workdir, overrides, only)
-    else:
-        study.sweep(args.file, args.workdir, overrides, args.jobs, only, args.retries)
+    run = study.plan if args.dry_run else study.sweep
+    run(args.file, args.workdir, overrides, args.jobs, only, args.retries)
 
 
 def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Hold finished runs against each other: a table, statistics, a report."""
     _no_overrides(overrides)
-    if args.out and not args.out.endswith((".html", ".htm")):
-        raise ConfigError(f"--out {args.out}: a report is an HTML file, e.g. report.html")
-    if args.plot and not args.plot.endswith(".svg"):
-        raise ConfigError(f"--plot {args.plot}: a plot is an SVG file, e.g. plot.svg")
-    used: dict[str, str] = {}
-    for flag in ("out", "csv", "json", "plot"):
-        if path := getattr(args, flag):
-            if path in used:
-                raise ConfigError(f"--{used[path]} and --{flag} are both {path}: one would be lost")
-            used[path] = flag
-            if "://" not in path:
-                _check_writable(path, flag)
     from pit_jax import files
-    from pit_jax.study import compare, export, report, summary
+    from pit_jax.study import compare, export, outputs, report, summary
 
+    made = {
+        "csv": (args.csv, export.to_csv),
+        "json": (args.json, export.to_json),
+        "plot": (args.plot, report.to_svg),
+        "out": (args.out, report.to_html),
+    }
+    outputs.check({flag: path for flag, (path, _) in made.items()}, args.directories)
     found = compare.compare(args.directories, args.baseline, args.metric)
-    made = [
-        (args.csv, export.to_csv),
-        (args.json, export.to_json),
-        (args.plot, report.to_svg),
-        (args.out, report.to_html),
-    ]
-    for path, write in made:  # before anything is printed: `| head` takes no file away
-        if path:
-            files.write(path, write(found))
+    # All are made before one is written, and written before anything is printed: `| head`
+    # takes no file away.
+    texts = [(path, make(found)) for path, make in made.values() if path is not None]
+    for path, text in texts:
+        files.write(path, text)
     summary.show(found)
-    for path, _ in made:
-        if path:
-            print(f"written: {path}")
+    for path, _ in texts:
+        print(f"written: {path}")
 
 
 def weights(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -189,8 +179,17 @@ def weights(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def data_prepare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Download a data set and write it as ArrayRecord."""
+    """Download a data set and write it as ArrayRecord, or a copy of it at another size."""
     _no_overrides(overrides)
+    options = ("squash", "split", "out", "shards", "workers", "skip_corrupt")
+    given = {name: getattr(args, name) for name in options}
+    if args.resize is not None:
+        from pit_jax.data.copier import copy
+
+        copy(args.name, args.resize, directory=args.data_dir, **given)
+        return
+    if words := [name for name, value in given.items() if value not in (None, False)]:
+        raise ConfigError(f"--{words[0].replace('_', '-')} is for a copy: add --resize N")
     from pit_jax.data.prepare import prepare
 
     prepare(args.name, args.data_dir)
@@ -249,7 +248,7 @@ def run(argv: Sequence[str]) -> int:
         if args.verb is None:
             words.print_help()
             return 2 if argv else 0
-        grammar.check_flags(rest)
+        grammar.check_flags(rest, args.parser)
         args.function(args, rest)
     except (PitError, Stopped) as error:
         print(f"pit-jax: {error}", file=sys.stderr, flush=True)

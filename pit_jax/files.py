@@ -1,14 +1,28 @@
-"""Files that are there as a whole or not at all, and their checksums; local or gs://."""
+"""Files that are there as a whole or not at all, their checksums, and JSON as it is found.
+
+Places are local or in a bucket, gs:// and the like.
+"""
 
 import contextlib
 import hashlib
+import importlib.util
+import json
+import os
+import re
+import stat
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
+from etils.epath.backend import fsspec_backend
 
-from pit_jax.errors import StorageError
+from pit_jax.errors import ConfigError, StorageError
 
 _PIECE = 1 << 20
+_DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}  # packages that read buckets
+_DIGITS = 18  # of a whole number; a longer one is read as a real number, perhaps infinite
+# Control characters and lone surrogates, which neither terminals, HTML nor UTF-8 take.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def sha256(path: epath.PathLike) -> str:
@@ -18,6 +32,63 @@ def sha256(path: epath.PathLike) -> str:
         while piece := file.read(_PIECE):
             digest.update(piece)
     return digest.hexdigest()
+
+
+# Places -------------------------------------------------------------------------------
+
+
+def check_place(path: str | os.PathLike, called: str = "the path") -> None:
+    """Refuses what can be no file or directory: nothing, and buckets that cannot be reached.
+
+    Args:
+      called: what errors call it, such as a flag.
+
+    Raises:
+      ConfigError: saying what to write or to install.
+    """
+    path = os.fspath(path)
+    if not path or "\0" in path:
+        raise ConfigError(f"{called} {path!r} names no file or directory")
+    scheme, separator, rest = path.partition("://")
+    if not separator:
+        return
+    if scheme not in _DRIVERS:
+        known = ", ".join(f"{name}://" for name in _DRIVERS)
+        raise ConfigError(f"{called} {path}: write a local path or one of {known}")
+    if not rest.strip("/"):
+        raise ConfigError(f"{called} {path} names no bucket: write {scheme}://BUCKET/...")
+    if importlib.util.find_spec("tensorflow") is None:  # epath takes it where it is installed
+        try:
+            fsspec_backend.fs(path)
+        except ImportError:
+            raise ConfigError(
+                f"{called} {path}: {scheme}:// is read by a package that is missing here:"
+                f" pip install {_DRIVERS[scheme]}"
+            ) from None
+
+
+def replaceable(path: epath.PathLike) -> epath.Path:
+    """The file that writing to `path` replaces: a link's target and not the link.
+
+    Raises:
+      StorageError: for a device, a directory and the like, and for a file that is read-only.
+    """
+    if "://" in os.fspath(path):
+        return epath.Path(path)
+    target = epath.Path(os.path.realpath(path))
+    try:
+        mode = os.stat(target).st_mode
+    except OSError:  # there is none; what else is wrong, writing will say
+        return target
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "a device or the like"
+        raise StorageError(f"{path} could not be written: it is {kind} and no file")
+    if not mode & 0o222:  # the superuser could
+        raise StorageError(f"{path} could not be written: it is read-only")
+    return target
+
+
+# Writing ------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -30,7 +101,7 @@ def whole(path: epath.PathLike) -> Iterator[epath.Path]:
     Raises:
       StorageError: if the file cannot be written.
     """
-    target = epath.Path(path)
+    target = replaceable(path)
     temporary = target.parent / f".{target.name}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -50,6 +121,45 @@ def write(path: epath.PathLike, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def storage_error(path: epath.PathLike, error: OSError) -> StorageError:
-    """The one line for a file that could not be written."""
-    return StorageError(f"{path} could not be written: {error.strerror or error}")
+def storage_error(path: epath.PathLike, error: OSError, what: str = "written") -> StorageError:
+    """The one line for a file that could not be written, or read."""
+    return StorageError(f"{path} could not be {what}: {error.strerror or error}")
+
+
+# Reading ------------------------------------------------------------------------------
+
+
+def read_json(path: epath.PathLike) -> Any:
+    """What a JSON file holds, see `parse_json`.
+
+    Raises:
+      StorageError: if it cannot be read.
+      ValueError: if it is no JSON.
+    """
+    try:
+        return parse_json(epath.Path(path).read_bytes())
+    except OSError as error:
+        raise storage_error(path, error, "read") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text holds, whoever wrote it.
+
+    Whole numbers of more than 18 digits become real ones, which every computation takes.
+
+    Raises:
+      ValueError: if it is no JSON, or nested deeper than anything that was meant.
+    """
+    try:
+        return json.loads(text, parse_int=_whole_number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def printable(text: str) -> str:
+    """The text with U+FFFD for every character that cannot be shown or written."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _whole_number(digits: str) -> int | float:
+    return int(digits) if len(digits.lstrip("-")) <= _DIGITS else float(digits)

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -33,7 +34,7 @@ def parser(**functions: Callable) -> Parser:
     def verb(name: str, function: Callable, among: Any = verbs) -> argparse.ArgumentParser:
         help_line = function.__doc__.splitlines()[0]
         sub = among.add_parser(name, help=help_line, description=help_line, allow_abbrev=False)
-        sub.set_defaults(function=function)
+        sub.set_defaults(function=function, parser=sub)
         return sub
 
     def config(sub: argparse.ArgumentParser) -> None:
@@ -176,8 +177,24 @@ def parser(**functions: Callable) -> Parser:
     data = verbs.add_parser("data", help=help_line, description=help_line, allow_abbrev=False)
     data = data.add_subparsers(dest="action", metavar="ACTION", parser_class=Parser, required=True)
     sub = verb("prepare", functions["data_prepare"], data)
-    sub.add_argument("name", help="a TensorFlow Datasets name, e.g. cifar100")
+    sub.add_argument(
+        "name", help="a TensorFlow Datasets name, e.g. cifar100; to resize also folder or digits"
+    )
     sub.add_argument("--data-dir", metavar="DIR", help="default: $TFDS_DATA_DIR")
+    sub.add_argument(
+        "--resize",
+        type=int,
+        metavar="N",
+        help="write a copy at N × N pixels: the shorter side becomes N, the centre is cut out",
+    )
+    sub.add_argument("--squash", action="store_true", help="squeeze whole images into it instead")
+    sub.add_argument("--split", nargs="+", metavar="SPLIT", help="of the copy; all by default")
+    sub.add_argument("--out", metavar="DIR", help="where the copy NAME@N is put; the data dir")
+    sub.add_argument("--shards", type=int, metavar="N", help="files of a split")
+    sub.add_argument("--workers", type=int, metavar="N", help="processes; one a core")
+    sub.add_argument(
+        "--skip-corrupt", action="store_true", help="leave out images that cannot be decoded"
+    )
     sub = verb("latents", functions["data_latents"], data)
     config(sub)
     sub.add_argument(
@@ -208,17 +225,13 @@ def parser(**functions: Callable) -> Parser:
     return main
 
 
-def check_flags(words: Sequence[str]) -> None:
+def check_flags(words: Sequence[str], verb: argparse.ArgumentParser) -> None:
     """Refuses flags that are none of the verb's; overrides and their values pass."""
     for before, word in itertools.pairwise(["", *words]):
         is_override = word.lstrip("-").startswith(("config.", "noconfig."))
         is_value = before.startswith("--") and "=" not in before and not word.startswith("--")
         if not is_override and not is_value:
-            known = ("--config", "--workdir", "--profile", "--step", "--probe")
-            known += ("--topology", "--slices", "--against", "--out", "--num", "--guidance")
-            known += ("--input-only", "--baseline", "--metric", "--csv")
-            known += ("--jobs", "--only", "--shard", "--dry-run", "--retries", "--search")
-            known += ("--samples", "--vae", "--splits", "--shards", "--batch-size")
+            known = sorted(set(re.findall(r"--[a-z][\w-]*", verb.format_usage())))
             near = difflib.get_close_matches(word.split("=")[0], known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"unexpected argument {word}{hint}")

@@ -19,12 +19,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from pit_jax import configfile, files
+from pit_jax import configfile, files, runvalues
 from pit_jax.config import flatten
 from pit_jax.errors import ConfigError
 
@@ -41,9 +42,18 @@ _PACKAGES = ("pit_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 
 
 class RunDir:
-    """The directory of one run, local or gs://. Reading never creates anything."""
+    """The directory of one run, local or gs://. Reading never creates anything.
+
+    What is read has the types that it should have, see runvalues.py. Methods that take `notes`
+    add a line to it for what they left out.
+
+    Raises:
+      ConfigError: if the path can be none.
+      StorageError: from every method, if a file is there and cannot be read.
+    """
 
     def __init__(self, path: str | os.PathLike):
+        files.check_place(path, "the directory")
         # Orbax wants absolute paths; what is on gs:// is absolute already.
         self.path = (
             epath.Path(path) if "://" in str(path) else epath.Path(path).expanduser().absolute()
@@ -78,7 +88,10 @@ class RunDir:
 
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return (self.path / "config.json").exists()
+        try:
+            return (self.path / "config.json").exists()
+        except OSError as error:
+            raise files.storage_error(self.path, error, "read") from None
 
     def check_same(self, config: ConfigDict) -> None:
         """Refuses to go on with another config than the one the run was started with.
@@ -105,26 +118,35 @@ class RunDir:
           ConfigError: if there is none.
         """
         path = self.path / "config.json"
+        if not path.exists():
+            raise ConfigError(f"{self.path} is no run directory: it has no config.json")
         try:
             return configfile.load(str(path))
         except ConfigError as error:
-            if self.path.exists() and path.exists():
-                raise ConfigError(f"{path}: {error}") from None
-            raise ConfigError(f"{self.path} is no run directory: it has no config.json") from None
+            named = str(path) in str(error)
+            raise ConfigError(str(error) if named else f"{path}: {error}") from None
 
     def write_config(self, config: ConfigDict) -> None:
         self.write("config.json", configfile.to_json(config))
 
     def add_environment(self, environment: dict[str, Any]) -> int:
         """Appends what this start runs on to env.json; returns how many starts there were."""
-        entries = [*self.environments(), environment]
+        before = self._json("env.json")
+        entries = [*(before if isinstance(before, list) else []), environment]
         self.write("env.json", json.dumps(entries, indent=2) + "\n")
         return len(entries)
 
-    def environments(self) -> list[dict[str, Any]]:
+    def environments(self, notes: list[str] | None = None) -> list[dict[str, Any]]:
         """What each start ran on, in order; see `environment`."""
-        found = self._json("env.json", [])
-        return [e for e in found if isinstance(e, dict)] if isinstance(found, list) else []
+        found = self._json("env.json", notes)
+        if not isinstance(found, list | None):
+            self._note(notes, "env.json is not what a run writes: it was left unread")
+        entries = []
+        for number, entry in enumerate(found if isinstance(found, list) else (), 1):
+            known, lost = runvalues.environment(entry)
+            self._lost(notes, f"env.json, start {number}", lost)
+            entries += [known] if isinstance(entry, dict) else []
+        return entries
 
     def machine(self) -> dict[str, Any]:
         """What the first start ran on, as results that are kept elsewhere say it."""
@@ -134,9 +156,12 @@ class RunDir:
 
     # Status ---------------------------------------------------------------------------
 
-    def status(self) -> dict[str, Any]:
+    def status(self, notes: list[str] | None = None) -> dict[str, Any]:
         """What status.json says, {} before a run was started."""
-        return self._json("status.json", {})
+        found = self._json("status.json", notes)
+        known, lost = runvalues.status({} if found is None else found)
+        self._lost(notes, "status.json", lost)
+        return known
 
     def write_status(self, **fields: Any) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -156,21 +181,12 @@ class RunDir:
         """The rows of metrics.jsonl; it ends at the first line that is cut off or no row."""
         return self.read_rows()[0]
 
-    def read_rows(self) -> tuple[list[dict[str, Any]], int | None]:
+    def read_rows(self, notes: list[str] | None = None) -> tuple[list[dict[str, Any]], int | None]:
         """The rows, and the number of the line they end at because it is no row, if one is."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return [], None
-        rows = []
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
-            try:
-                row = json.loads(line)
-            except ValueError:  # UnicodeDecodeError too
-                return rows, number
-            if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
-                return rows, number
-            rows.append(row)
-        return rows, None
+        lines, broken = self._lines()
+        rows, lost = zip(*map(runvalues.row, lines), strict=True) if lines else ((), ())
+        self._lost(notes, "metrics.jsonl", sorted({name for names in lost for name in names}))
+        return list(rows), broken
 
     def evaluation(self, step: int) -> dict[str, float]:
         """What was evaluated at `step`: {"eval/accuracy": ..., ...}."""
@@ -179,7 +195,7 @@ class RunDir:
 
     def cut_rows(self, step: int) -> None:
         """Forgets what was logged after `step`, and notes that the run resumed there."""
-        kept = [row for row in self.rows() if row["step"] <= step]
+        kept = [row for row in self._lines()[0] if row["step"] <= step]
         kept.append({"event": "resume", "step": step})
         self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -213,12 +229,41 @@ class RunDir:
         """
         files.write(self.path / name, content)
 
-    def _json(self, name: str, default: Any) -> Any:
+    def _json(self, name: str, notes: list[str] | None = None) -> Any:
+        """What a file holds; None where it is missing or no JSON."""
         path = self.path / name
         try:
-            return json.loads(path.read_text()) if path.exists() else default
+            return files.read_json(path) if path.exists() else None
         except ValueError:
-            return default
+            self._note(notes, f"{name} is no JSON: it was left unread")
+            return None
+
+    def _lines(self) -> tuple[list[dict[str, Any]], int | None]:
+        """Of metrics.jsonl as they are; and the number of the first that is no row."""
+        path = self.path / "metrics.jsonl"
+        try:
+            content = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise files.storage_error(path, error, "read") from None
+        rows = []
+        for number, line in enumerate(content.splitlines(), 1):
+            try:
+                row = files.parse_json(line)
+            except ValueError:  # UnicodeDecodeError too
+                return rows, number
+            if not runvalues.is_row(row):
+                return rows, number
+            rows.append(row)
+        return rows, None
+
+    def _lost(self, notes: list[str] | None, where: str, names: Sequence[str]) -> None:
+        if names:
+            told = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+            self._note(notes, f"{where}: {told} is not of the type it should be: left unread")
+
+    def _note(self, notes: list[str] | None, line: str) -> None:
+        if notes is not None:
+            notes.append(f"{self.path.name}: {line}")
 
 
 def version(package: str) -> str | None:

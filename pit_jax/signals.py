@@ -1,7 +1,10 @@
 """SIGTERM and Ctrl-C: finish the step, save, leave. All processes stop at the same step."""
 
+import ctypes
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,14 +15,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pit_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, Stopped
 
+_PR_SET_PDEATHSIG = 1
+_TOGETHER_S = 1.0
 _EXIT_CODES = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
 
 
 class StopRequest:
-    """A context in which the first signal is noted and the second one ends the process."""
+    """A context in which the first signal is noted and the second one ends the process.
+
+    Signals within a second are one: where all processes of a job are told to stop, a sweep's
+    runs are told by the sweep again, and by the system once more if the sweep then dies.
+    """
 
     def __init__(self, mesh: Mesh):
-        self._received = 0
+        self._received, self._when = 0, 0.0
         self._before: dict[int, Any] = {}
         self._agree = _agreement(mesh) if jax.process_count() > 1 else None
 
@@ -34,10 +43,13 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        if self._received:  # asked twice: do not insist on saving
+        if not self._received:
+            self._received, self._when = number, time.monotonic()
+            if sys.platform == "linux":  # whoever inherits an orphan may end, too
+                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
+        elif time.monotonic() - self._when > _TOGETHER_S:  # asked twice: do not insist on saving
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self._received = number
 
     def asked(self) -> int:
         """The signal to stop for, 0 for none; the same answer on all processes.

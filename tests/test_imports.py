@@ -10,11 +10,11 @@ ROOT = pathlib.Path(__file__).parent.parent / "pit_jax"
 # Each room may import those before it and itself: the house is read from the bottom up.
 ORDER = [
     {"errors", "__init__", "__version__"},
-    {"files"},
+    {"files", "runvalues"},
     {"diffusion"},
-    {"lengths", "config"},
+    {"lengths", "field", "fields", "config", "data.known"},
     {"parallel"},
-    {"validation", "demands", "models.sizes", "models.mask"},
+    {"values", "validation", "demands", "generative_demands", "models.sizes", "models.mask"},
     {"configfile"},
     {"rundir"},
     {"models", "perf.flops"},

@@ -29,6 +29,7 @@ _STYLES = {RUNNING: "bold", DONE: "green", FAILED: "red", SKIPPED: "red", STOPPE
 # What is shown first where there is not room for all.
 _ORDER = (RUNNING, FAILED, ELSEWHERE, STOPPED, WAITING, SKIPPED, DONE)
 _NARROWEST = 12  # columns of a label
+_MANY = 1000  # points
 _AROUND = 6  # lines beside the table's rows
 
 
@@ -106,6 +107,10 @@ class Board:
 
 def plan(points: Sequence[Point], states: Sequence[str]) -> None:
     """Prints the points, and the state of those that were started: what --dry-run shows."""
+    if len(points) > _MANY:  # a table would take minutes
+        for point, state in zip(points, states, strict=True):
+            print(f"{point.index:6}  {point.label}  {point.digest[:8]}  {state}")
+        return
     table = _empty("#", "point", "hash", "state")
     explicit = any("label" in point.overrides for point in points)
     if explicit:

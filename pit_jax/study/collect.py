@@ -2,20 +2,24 @@
 
 import dataclasses
 import datetime
-import json
 import math
 import os
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from etils import epath
 
+from pit_jax import files, runvalues
 from pit_jax.config import flatten, label
-from pit_jax.errors import ConfigError, PitError
+from pit_jax.errors import ConfigError, PitError, StorageError
 from pit_jax.rundir import RunDir
-from pit_jax.study import handmade
+from pit_jax.study import handmade, sweepfile
+from pit_jax.study.sweepfile import Sweep
+
+T = TypeVar("T")
+_READ = os.R_OK | os.X_OK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Run:
     @property
     def called(self) -> str:
         """Its label in a sweep, or its directory's name."""
-        return self.point or self.name
+        return self.point or sweepfile.line(self.name)
 
     @property
     def task(self) -> str:
@@ -65,7 +69,7 @@ class Run:
 
     def cost(self, key: str) -> float | None:
         """ "parameters", "tokens", "forward_flops" or "training_flops" (both an image)."""
-        known = [e["cost"] for e in self.environments if isinstance(e.get("cost"), dict)]
+        known = [e["cost"] for e in self.environments if "cost" in e]
         return known[-1].get(key) if known else None
 
     @property
@@ -90,24 +94,6 @@ class Run:
             last = max((time for time in times if begin <= time < end), default=begin)
             total += (last - begin) * environment.get("device_count", 1)
         return total / 3600 or None
-
-
-@dataclasses.dataclass(frozen=True)
-class Sweep:
-    """What sweep.json says of the study that runs belong to.
-
-    Attributes:
-      text: the study's docstring.
-      published: [{"label", "metric", "value", "note"}, ...].
-      handmade: rows of features that were made by hand and not by a run, see handmade.py.
-    """
-
-    path: str
-    file: str = ""
-    text: str = ""
-    command: str = ""
-    published: Sequence[Mapping[str, Any]] = ()
-    handmade: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,22 +156,24 @@ def _sweep(
     label} of what never started here."""
     if not path.is_dir():
         raise ConfigError(f"there is no directory {path}")
-    found = {p.name: p for p in sorted(path.iterdir()) if (p / "config.json").exists()}
+    found = {p.name: p for p in _inside(path, notes) if RunDir(p).exists()}
     sweep, points = None, []
     try:
-        if (path / "sweep.json").exists():
-            described = json.loads((path / "sweep.json").read_text())
-            sweep, points = _described(path, described), described["points"]
-            points = [(os.path.basename(str(p["directory"])), str(p["label"])) for p in points]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        notes.append(f"{path / 'sweep.json'} is not what a sweep writes: it was left unread")
-        sweep, points = None, []
+        if described := sweepfile.read(path, notes):
+            sweep = sweepfile.sweep(path, described)
+            points = [(point["directory"], point["label"]) for point in described["points"]]
+    except ValueError:
+        notes.append(f"{path / sweepfile.FILE} is not what a sweep writes: it was left unread")
+    except StorageError as error:
+        notes.append(f"left unread: {error}")
     if not found and not points:
         raise ConfigError(
             f"{path} is no run and no sweep: there is no config.json here or one level down"
         )
     try:
-        sweep = sweep and dataclasses.replace(sweep, handmade=handmade.read(path))
+        rows = handmade.read(path) if sweep else []
+        rows = [row | {"label": sweepfile.line(row["label"])} for row in rows]
+        sweep = sweep and dataclasses.replace(sweep, handmade=rows)
     except ConfigError as error:
         notes.append(f"left unread: {error}")
     places = [(found.pop(name), label) for name, label in points if name in found]
@@ -194,55 +182,62 @@ def _sweep(
     return sweep, [*places, *((place, "") for place in found.values())], unstarted
 
 
-def _described(path: epath.Path, described: Mapping[str, Any]) -> Sweep:
-    command = described.get("command") or ""
-    return Sweep(
-        path=str(path),
-        file=str(described.get("file") or ""),
-        text=str(described.get("docstring") or described.get("title") or "").strip(),
-        command=command if isinstance(command, str) else " ".join(map(str, command)),
-        published=[
-            {"label": str(p["label"]), "metric": str(p["metric"]), "value": float(p["value"])}
-            | {"note": str(p.get("note") or "")}
-            for p in described.get("published") or ()
-        ],
-    )
+def _inside(folder: epath.Path, notes: list[str]) -> list[epath.Path]:
+    """What lies in a folder, but for directories that may not be read."""
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise files.storage_error(folder, error, "read") from None
+    closed = [p for p in found if "://" not in str(p) and p.is_dir() and not os.access(p, _READ)]
+    notes += [f"left unread: {p} could not be read: it is closed to this user" for p in closed]
+    return [p for p in found if p not in closed]
 
 
 def _read(directory: RunDir, point: str, notes: list[str]) -> Run:
     config = directory.config()
     name = directory.path.name
-    status = directory.status()
-    status = status if isinstance(status, dict) else {}
-    rows, broken = directory.read_rows()
+    status = _or_note(lambda: directory.status(notes), {}, notes)
+    rows, broken = _or_note(lambda: directory.read_rows(notes), ([], None), notes)
     if broken is not None:
         notes.append(
             f"{name}: metrics.jsonl is broken at line {broken}; the {len(rows)}"
             f" {'row' if len(rows) == 1 else 'rows'} before it are used"
         )
-    step = status.get("step")
-    step = step if isinstance(step, int) else max((row["step"] for row in rows), default=0)
-    result = status.get("result") or _evaluated(rows)
-    records, pictures = _newest(directory.path / "records"), _newest(directory.path / "pictures")
+    step = status.get("step", max((row["step"] for row in rows), default=0))
+    records, pictures = (
+        _or_note(lambda at=directory.path / part: _newest(at), {}, notes)
+        for part in ("records", "pictures")
+    )
     measured = {}
     for record, file in records.items():
         try:
-            content = json.loads(file.read_text())
-            measured |= {f"{record}/{k}": v for k, v in content.items() if _is_number(v)}
-        except (ValueError, AttributeError):
+            read = runvalues.record(files.read_json(file))
+            measured |= {f"{record}/{k}": v for k, v in read.items()}
+        except ValueError:
             notes.append(f"{name}: records/{file.name} is no record: it was left unread")
+        except StorageError as error:
+            notes.append(f"left unread: {error}")
     return Run(
         path=str(directory.path),
         config=flatten(config),
         model=label(config),
-        state=str(status.get("state") or "started"),
+        state=status.get("state", "started"),
         step=step,
         rows=rows,
-        result=measured | {k: v for k, v in result.items() if _is_number(v)},
-        environments=directory.environments(),
+        result=measured | (status.get("result") or _evaluated(rows)),
+        environments=_or_note(lambda: directory.environments(notes), [], notes),
         pictures=pictures,
         point=point,
     )
+
+
+def _or_note(read: Callable[[], T], otherwise: T, notes: list[str]) -> T:
+    """What is read, or a note of why it cannot be."""
+    try:
+        return read()
+    except StorageError as error:
+        notes.append(f"left unread: {error}")
+        return otherwise
 
 
 def _evaluated(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -258,8 +253,12 @@ def _newest(folder: epath.Path) -> dict[str, epath.Path]:
     if not folder.is_dir():
         return {}
     newest: dict[str, tuple[int, epath.Path]] = {}
-    for file in sorted(folder.iterdir()):
-        match = re.fullmatch(r"([^.].*)-(\d+)\.(png|json)", file.name)
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise files.storage_error(folder, error, "read") from None
+    for file in found:
+        match = re.fullmatch(r"([^.].*)-([0-9]{1,18})\.(png|json)", file.name)
         if match and int(match[2]) >= newest.get(match[1], (-1, file))[0]:
             newest[match[1]] = int(match[2]), file
     return {name: file for name, (_, file) in newest.items()}
@@ -275,9 +274,9 @@ def starts(runs: Iterable[Run]) -> dict[str, tuple[str, Mapping[str, Any]]]:
     by_name = {run.name: (run.model, run.config) for run in runs}
     found: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for value in {run.config["init_from"] for run in runs} - {""}:
-        directory = RunDir(value)
-        known = by_path.get(str(directory.path)) or by_name.get(directory.path.name)
         try:
+            directory = RunDir(value)
+            known = by_path.get(str(directory.path)) or by_name.get(directory.path.name)
             if known is None and directory.exists():
                 config = directory.config()
                 known = label(config), flatten(config)
@@ -288,12 +287,8 @@ def starts(runs: Iterable[Run]) -> dict[str, tuple[str, Mapping[str, Any]]]:
     return found
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _timestamp(text: Any) -> float | None:
     try:
         return datetime.datetime.fromisoformat(text).timestamp()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

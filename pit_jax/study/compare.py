@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import math
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -102,7 +103,11 @@ def compare(
     values = [_values(one, metric, notes) for one in grouped]
     of_base = values[grouped.index(base)]
     if not of_base:
-        raise ConfigError(f"the baseline {base.label!r} has no finite {metric}")
+        other = next((g.label for g, one in zip(grouped, values, strict=True) if one), None)
+        raise ConfigError(
+            f"the baseline {base.label!r} has no finite {metric}"
+            + (f": write --baseline {shlex.quote(other)}" if other else ", nor has any other")
+        )
     differences = [
         statistics.difference(one, of_base) if one and group is not base else None
         for group, one in zip(grouped, values, strict=True)
@@ -317,10 +322,8 @@ def _remarks(comparison: Comparison) -> list[str]:
             " by chance."
         )
     if comparison.handmade:
-        names = ", ".join(row["label"] for row in comparison.handmade)
-        remarks.append(
-            f"Made by hand, not by a run, and measured once: {names} under a linear classifier."
-        )
+        names = "; ".join(row["label"] for row in comparison.handmade)
+        remarks.append(f"Made by hand, not by a run, and measured once: {names}.")
     outside = [e for e in comparison.entries if e.interval and e.interval[1] > 1]
     if factor(comparison.metric) == 100 and outside:
         remarks.append("Student's t knows no upper bound: an interval of few seeds can pass 100 %.")

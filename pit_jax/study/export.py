@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from pit_jax.files import printable
 from pit_jax.study import provenance
 from pit_jax.study.collect import Run
 from pit_jax.study.compare import Comparison, Entry
@@ -34,8 +35,8 @@ def to_csv(comparison: Comparison) -> str:
     for entry in comparison.entries:
         fields = entry.group.fields
         for run in entry.group.runs:
-            row = [entry.label, _shown(run.path), run.model, run.seed, run.step]
-            row += [text(fields[n]) if n in fields else None for n in comparison.fields]
+            row = [_cell(entry.label), _cell(_shown(run.path)), run.model, run.seed, run.step]
+            row += [_field(fields[n]) if n in fields else None for n in comparison.fields]
             row += [*cost(run).values(), *(run.result.get(name) for name in names)]
             writer.writerow("" if value is None else value for value in row)
     return output.getvalue()
@@ -105,7 +106,18 @@ def mean_cost(entry: Entry) -> dict[str, float | None]:
 def _shown(path: str) -> str:
     """A directory as people would write it here: a file of results names no one's home."""
     here = os.path.join(os.getcwd(), "")
-    return path.removeprefix(here)
+    return printable(path.removeprefix(here))
+
+
+def _field(value: Any) -> str:
+    """A field's value: its text, of a number as it is."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return text(value) if number else _cell(text(value))
+
+
+def _cell(words: str) -> str:
+    """Text for a spreadsheet, which would take some beginnings for a formula."""
+    return f"'{words}" if words.startswith(("=", "+", "-", "@")) else words
 
 
 def _finite(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from typing import Any
 
 from etils import epath
@@ -14,6 +15,7 @@ _LARGEST_SIDE = 1400  # pixels of a picture
 _SMALL_SIDE = 200  # up to this pixels are drawn larger, with sharp edges
 _LARGEST_FILE = 400_000  # bytes of a picture as it is taken over
 _ALL_PICTURES = 8_000_000  # bytes
+_MOST_PIXELS = 50_000_000  # of a picture: a small file may unpack to more than the memory
 
 
 def pictures(comparison: Comparison) -> tuple[list[dict[str, Any]], list[str]]:
@@ -60,7 +62,7 @@ def _plain(name: str) -> str:
 def _png(file: epath.Path) -> tuple[bytes, tuple[int, int]]:
     """The bytes of a picture, made smaller where it is large."""
     content = file.read_bytes()
-    with Image.open(io.BytesIO(content)) as image:
+    with _opened(content) as image:
         image.load()
         if max(image.size) <= _LARGEST_SIDE and len(content) <= _LARGEST_FILE:
             return content, image.size
@@ -69,3 +71,16 @@ def _png(file: epath.Path) -> tuple[bytes, tuple[int, int]]:
         output = io.BytesIO()
         smaller.save(output, "png", optimize=True)
         return output.getvalue(), smaller.size
+
+
+def _opened(content: bytes) -> Image.Image:
+    """Raises ValueError for a picture that is too large to be unpacked."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from None
+    if image.size[0] * image.size[1] > _MOST_PIXELS:
+        raise ValueError("too large")
+    return image

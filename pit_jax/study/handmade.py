@@ -21,7 +21,6 @@ and writing the file needs neither those libraries nor JAX.
 """
 
 import json
-import math
 import os
 import time
 import types
@@ -31,8 +30,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from pit_jax import files
-from pit_jax.errors import ConfigError
+from pit_jax import files, runvalues
+from pit_jax.errors import ConfigError, StorageError
 
 FILE, SCHEMA = "handmade.json", 1
 METRIC = "eval/linear_accuracy"  # as that of a run's frozen features
@@ -206,8 +205,8 @@ def content(folder: str | os.PathLike) -> dict[str, Any] | None:
     try:
         if not path.exists():
             return None
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        found = files.read_json(path)
+    except (StorageError, ValueError) as error:
         reason = f"it cannot be read ({error})"
     else:
         reason = _fault(found)
@@ -228,17 +227,13 @@ def _fault(found: Any) -> str:
     if not isinstance(rows, list):
         return "its rows are no list"
     for number, row in enumerate(rows):
-        if not isinstance(row, dict) or not _is_number(row.get("value")):
+        if not isinstance(row, dict) or runvalues.finite(row.get("value")) is None:
             return f"its row {number} has no finite value"
         if not all(row.get(key) and isinstance(row[key], str) for key in ("label", "metric")):
             return f"its row {number} lacks a label or a metric"
     if len({(row["label"], row["metric"]) for row in rows}) < len(rows):
         return "two of its rows are of one label and metric"
     return ""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # Images and libraries ---------------------------------------------------------------------

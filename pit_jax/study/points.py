@@ -2,28 +2,27 @@
 
 import dataclasses
 import difflib
+import graphlib
 import hashlib
 import json
 import os
 import re
 import sys
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from pit_jax import configfile, validation
+from pit_jax import configfile, files, validation
 from pit_jax.config import FIELDS, assign, flatten
-from pit_jax.config import label as model_label
-from pit_jax.errors import ConfigError
+from pit_jax.errors import ConfigError, PitError
 from pit_jax.rundir import MAY_DIFFER, RunDir
-from pit_jax.study import space
+from pit_jax.study import labels, resolver, space
 
-_LENGTHS = ("train.steps", "train.epochs", "train.examples")
 # Of what a run may go on with differently, this still changes what it ends with.
-_CHANGES_RESULT = (*_LENGTHS, "eval.", "sample.")
+_CHANGES_RESULT = (*resolver.LENGTHS, "eval.", "sample.")
 _HOW = tuple(name for name in MAY_DIFFER if name not in _CHANGES_RESULT)
-_LONGEST = 60  # characters of a label in a directory's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,24 +75,23 @@ def build(
       ConfigError: naming the index, the label and the field of a point that is wrong, or both
         indices where two are the same.
     """
-    described = _described(entries)
-    configs = []
+    described = labels.described(entries)
+    resolve, configs = resolver.Resolver(file, words), []
     for index, entry in enumerate(entries):
         name = f"point {index} ({described[index]})" if described[index] else f"point {index}"
         try:
-            configs.append(resolved(file, entry, words))
+            configs.append(resolve(entry))
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from None
     swept = frozenset(name for entry in entries for name in entry if name in FIELDS)
-    labels = _labels(entries, configs, swept)
+    called = labels.labels(entries, configs, swept)
+    place = {label: index for index, label in reversed([*enumerate(called)])}
+    there = _directories(RunDir(workdir))
     points: dict[int, Point] = {}
-    for index in _in_order(entries, labels):
-        needs = {
-            name: points[labels.index(label)] for name, label in _needs(entries[index]).items()
-        }
-        points[index] = point(
-            index, labels[index], entries[index], configs[index], needs, swept, workdir
-        )
+    for index in _in_order(entries, called, place):
+        needs = {name: points[place[label]] for name, label in _needs(entries[index]).items()}
+        what = (index, called[index], entries[index], configs[index], needs, swept)
+        points[index] = point(*what, workdir, there)
     ordered = [points[index] for index in range(len(entries))]
     _check_distinct(ordered)
     return ordered
@@ -107,31 +105,45 @@ def point(
     needs: Mapping[str, Point],
     swept: frozenset[str],
     workdir: str | os.PathLike,
+    there: Mapping[str, Sequence[RunDir]] = types.MappingProxyType({}),
 ) -> Point:
-    """The point of a resolved config, which gets the directories of the runs it needs."""
+    """The point of a resolved config, which gets the directories of the runs it needs.
+
+    Args:
+      there: runs that a directory holds, by hash; the point goes on with the one that is its
+        own, though its label may have been another when that was started.
+    """
     digest = identity(config, swept, needs)
-    directory = f"{_file_name(label)}-{digest[:8]}"
+    directory = f"{labels.file_name(label)}-{digest[:8]}"
     for name, other in needs.items():
         assign(config, name, str(RunDir(workdir).path / other.directory))
-    return Point(index, label, overrides, config, digest, directory, needs, swept)
+    made = Point(index, label, overrides, config, digest, directory, needs, swept)
+    known = {run.path.name: run for run in there.get(digest[:8], ())}
+    if directory not in known:
+        own = (name for name, run in known.items() if _is_of(made, run))
+        made = dataclasses.replace(made, directory=next(own, directory))
+    return made
 
 
-def resolved(
-    file: configfile.PythonFile, entry: space.Overrides, words: Sequence[str]
-) -> ConfigDict:
-    """The resolved config of one dictionary of overrides.
+def _directories(workdir: RunDir) -> dict[str, list[RunDir]]:
+    """The run directories in a sweep's, by the hash that their names end with."""
+    found: dict[str, list[RunDir]] = {}
+    try:
+        names = sorted(p.name for p in workdir.path.iterdir()) if workdir.path.is_dir() else []
+    except OSError as error:
+        raise files.storage_error(workdir.path, error, "read") from None
+    for name in names:
+        if match := re.search(r"-([0-9a-f]{8})$", name):
+            found.setdefault(match[1], []).append(RunDir(workdir.path / name))
+    return found
 
-    Raises:
-      ConfigError: naming the field that is wrong.
-    """
-    config = file.config() if "config" not in entry else configfile.read(_base(file, entry))
-    given = {name: value for name, value in entry.items() if name not in ("config", "label")}
-    if any(name in _LENGTHS for name in given):
-        for name in _LENGTHS:
-            assign(config, name, None)
-    for name, value in given.items():
-        assign(config, name, validation.check_value(name, value))
-    return validation.resolve(configfile.override(config, words))
+
+def _is_of(point: Point, run: RunDir) -> bool:
+    """Whether a run that is there is the point's."""
+    try:
+        return run.exists() and point.same(run.config())
+    except PitError:
+        return False
 
 
 def identity(config: ConfigDict, swept: Iterable[str], needs: Mapping[str, Point]) -> str:
@@ -163,9 +175,10 @@ def select(points: Sequence[Point], only: str | None) -> list[Point]:
     """
     if only is None:
         return list(points)
-    match = re.fullmatch(r"(\d+)(?:/(\d+))?", only)
+    match = re.fullmatch(r"([0-9]{1,18})(?:/([0-9]{1,18}))?", only)
     if not match:
-        raise ConfigError(f"--only {only}: write a point's INDEX, or SHARD/TOTAL such as 0/4")
+        short = (only if len(only) < 40 else f"{only[:40]}...") or "''"
+        raise ConfigError(f"--only {short}: write a point's INDEX, or SHARD/TOTAL such as 0/4")
     number, total = int(match[1]), match[2] and int(match[2])
     if total is None:
         if number >= len(points):
@@ -178,7 +191,8 @@ def select(points: Sequence[Point], only: str | None) -> list[Point]:
             f"shard {only}: shards are counted from 0"
             + (f", 0/{total}{last}" if total else ", and there is one at least: 0/1")
         )
-    return [p for p in points if _family(points)[p.index] % total == number]
+    family = _family(points)
+    return [p for p in points if family[p.index] % total == number]
 
 
 def check_evaluations(points: Sequence[Point]) -> None:
@@ -207,63 +221,6 @@ def check_evaluations(points: Sequence[Point]) -> None:
             raise ConfigError(f"point {p.index} ({p.label}): {error}") from None
 
 
-# Labels ------------------------------------------------------------------------------------------
-
-
-def _described(entries: Sequence[space.Overrides]) -> list[str]:
-    """What errors call the points before their configs are known; checks what they are."""
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, Mapping) or not all(isinstance(name, str) for name in entry):
-            raise ConfigError(
-                f"point {index}: {entry!r} should be a dictionary of overrides such as"
-                " {'model.patch': 2}"
-            )
-        label = entry.get("label", "point")
-        if not isinstance(label, str) or not label.strip() or not label.isprintable():
-            raise ConfigError(f"point {index}: the label {label!r} should be one line of text")
-    return [words.replace(",", ", ") for words in space.describe(entries)]
-
-
-def _labels(
-    entries: Sequence[space.Overrides], configs: Sequence[ConfigDict], swept: Iterable[str]
-) -> list[str]:
-    """Each point's own label, or what its config differs in among the fields of the sweep."""
-    names = [name for name in dict.fromkeys(k for e in entries for k in e) if name in set(swept)]
-    names.sort(key=lambda name: name == "train.seed")  # the last to tell them apart by
-    shown = []
-    for entry, config in zip(entries, configs, strict=True):
-        flat = flatten(config)
-        values = {name: _given(entry, name, flat[name]) for name in names}
-        values = {name: value for name, value in values.items() if value is not None}
-        spec = {"config": entry.get("config", "")} if any("config" in e for e in entries) else {}
-        label = {"label": entry["label"]} if "label" in entry else {}
-        shown.append(_short_specs(spec, entries) | values | label)
-    found = space.describe(shown)
-    return [words or model_label(config) for words, config in zip(found, configs, strict=True)]
-
-
-def _given(entry: space.Overrides, name: str, value: Any) -> Any:
-    """The config's value, except that a run to start from is told by its label."""
-    given = entry.get(name)
-    return given if isinstance(given, str) and given.startswith(space.RUN) else value
-
-
-def _short_specs(spec: Mapping[str, str], entries: Sequence[space.Overrides]) -> dict[str, str]:
-    """{"config": "pit-t"} of "configs/cifar100.py:pit-t", with the file if there are several."""
-    if not spec.get("config"):
-        return {}
-    files = {space.file_and_argument(e["config"])[0] for e in entries if "config" in e}
-    file, argument = space.file_and_argument(spec["config"])
-    several = len(files) > 1 or not argument
-    return {"config": ":".join(word for word in (file * several, argument) if word)}
-
-
-def _file_name(label: str) -> str:
-    """A label as part of a file's name, on any file system."""
-    safe = re.sub(r"[^A-Za-z0-9._=+-]+", "-", label.replace(",", "_")).strip("-._") or "run"
-    return safe[:_LONGEST].rstrip("-._")
-
-
 # Dependencies ------------------------------------------------------------------------------------
 
 
@@ -276,50 +233,59 @@ def _needs(entry: space.Overrides) -> dict[str, str]:
     }
 
 
-def _in_order(entries: Sequence[space.Overrides], labels: Sequence[str]) -> list[int]:
-    """The indices, each after those it needs.
+def _in_order(
+    entries: Sequence[space.Overrides], called: Sequence[str], place: Mapping[str, int]
+) -> list[int]:
+    """The indices, each after those it needs; `place` is the index of a label.
 
     Raises:
       ConfigError: if a label is none of the sweep's, or points need each other.
     """
-    order: list[int] = []
-
-    def visit(index: int, path: tuple[int, ...]) -> None:
-        if index in path:
-            circle = " → ".join(str(i) for i in (*path[path.index(index) :], index))
-            raise ConfigError(f"points start from each other in a circle: {circle}")
-        if index in order:
-            return
-        for name, label in _needs(entries[index]).items():
-            if label not in labels:
-                near = difflib.get_close_matches(label, labels, n=1, cutoff=0.0)[0]
+    graph: dict[int, list[int]] = {}
+    for index, entry in enumerate(entries):
+        needs = _needs(entry)
+        for name, label in needs.items():
+            if label not in place:
+                near = difflib.get_close_matches(label, called, n=1, cutoff=0.0)[0]
                 raise ConfigError(
-                    f"point {index} ({labels[index]}): {name}='run:{label}' names no point of"
+                    f"point {index} ({called[index]}): {name}='run:{label}' names no point of"
                     f" this sweep; did you mean 'run:{near}'?"
                 )
-            visit(labels.index(label), (*path, index))
-        order.append(index)
-
-    for index in range(len(entries)):
-        visit(index, ())
-    return order
+        graph[index] = [place[label] for label in needs.values()]
+    try:
+        return list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        circle = " → ".join(map(str, reversed(error.args[1])))
+        raise ConfigError(f"points start from each other in a circle: {circle}") from None
 
 
 def _with_needs(p: Point) -> set[int]:
-    return {p.index}.union(*(_with_needs(other) for other in p.needs.values()))
+    found: set[int] = set()
+    left = [p]
+    while left:
+        one = left.pop()
+        if one.index not in found:
+            found.add(one.index)
+            left += one.needs.values()
+    return found
 
 
 def _family(points: Sequence[Point]) -> dict[int, int]:
     """Point → number of its family: those that start from each other, or from the same."""
-    family: dict[int, int] = {}
-    for p in points:  # joins the families that it connects; small lists: simple is enough
-        together = _with_needs(p)
-        old = {family[index] for index in together if index in family}
-        number = min(old, default=len(family))
-        family |= dict.fromkeys(together, number)
-        family |= {index: number for index, of in family.items() if of in old}
-    numbers = {old: new for new, old in enumerate(dict.fromkeys(family[p.index] for p in points))}
-    return {index: numbers[of] for index, of in family.items()}
+    parent = {p.index: p.index for p in points}
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = index = parent[parent[index]]
+        return index
+
+    for p in points:
+        for other in p.needs.values():
+            one, two = sorted((root(p.index), root(other.index)))
+            parent[two] = one  # the first of a family stands for it
+    roots = {p.index: root(p.index) for p in points}
+    numbers = {index: number for number, index in enumerate(dict.fromkeys(roots.values()))}
+    return {index: numbers[of] for index, of in roots.items()}
 
 
 def _check_distinct(points: Sequence[Point]) -> None:
@@ -334,14 +300,3 @@ def _check_distinct(points: Sequence[Point]) -> None:
         if other := by_label.get(p.label):
             raise ConfigError(f"points {other.index} and {p.index} have the same label {p.label!r}")
         by_digest[p.digest] = by_label[p.label] = p
-
-
-def _base(file: configfile.PythonFile, entry: space.Overrides) -> str:
-    """The other config of a point: relative to the sweep's file, or else where we are."""
-    spec = entry["config"]
-    if not isinstance(spec, str):
-        raise ConfigError(f"config={spec!r} should be FILE[:ARG] of another config")
-    beside = os.path.join(os.path.dirname(file.path), spec)
-    path = beside.partition(".py:")[0]
-    found = any(os.path.isfile(name) for name in (path, f"{path}.py"))
-    return beside if found else spec

@@ -1,10 +1,12 @@
 """How far a run is, read from its directory while it runs."""
 
+import contextlib
 import dataclasses
-import json
 import time
 from typing import Any
 
+from pit_jax import files, runvalues
+from pit_jax.errors import StorageError
 from pit_jax.rundir import RunDir
 
 # The number that a table shows of a run: the first of these that it has, else any.
@@ -33,7 +35,8 @@ class Progress:
 
     def read(self) -> "Progress":
         """Takes in what was written since."""
-        self.status = self.run.status()
+        with contextlib.suppress(StorageError):  # on a network it may be back at the next look
+            self.status = self.run.status()
         self.total = self.status.get("total") or self.total
         for row in self._new_rows():
             self.step = row["step"]
@@ -77,9 +80,9 @@ class Progress:
         rows = []
         for line in new.splitlines():
             try:
-                row = json.loads(line)
+                row = files.parse_json(line)
             except ValueError:
                 continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                rows.append(row)
+            if runvalues.is_row(row):
+                rows.append(runvalues.row(row)[0])
         return rows

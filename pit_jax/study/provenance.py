@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pit_jax.config import FIELDS
-from pit_jax.study.collect import Run, Sweep
+from pit_jax.study.collect import Run
 from pit_jax.study.groups import text
+from pit_jax.study.sweepfile import Sweep
 
 
 def warnings(runs: Sequence[Run]) -> list[str]:

@@ -9,62 +9,31 @@ other. A trial that was cut off stays "running" in the database, and is taken up
 start on the disk where its run lies.
 """
 
-import dataclasses
+import contextlib
 import datetime
 import hashlib
+import itertools
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pit_jax import configfile, validation
-from pit_jax.config import FIELDS
+from pit_jax import configfile
 from pit_jax.errors import ConfigError
 from pit_jax.parallel import processes
-from pit_jax.study import board, child, points, scheduler, space
+from pit_jax.study import board, distributions, points, scheduler, space
+from pit_jax.study.distributions import Distribution, choice, integer, log_uniform, uniform
 from pit_jax.study.points import Point
+from pit_jax.study.resolver import Resolver
 from pit_jax.study.scheduler import Job
-from pit_jax.study.sweep import check_jobs, conduct
+from pit_jax.study.sweep import check_jobs, conduct, shares_of
 from pit_jax.study.sweepdir import SweepDir, published
+
+__all__ = ("choice", "integer", "log_uniform", "plan", "search", "uniform")
 
 _OWNER = "sweep"  # the trial's attribute that names the directory it is run in
 _ABANDONED = datetime.timedelta(minutes=10)  # a trial without an owner was cut off at birth
-
-
-@dataclasses.dataclass(frozen=True)
-class Distribution:
-    """Where a field's values are looked for: an interval, or a few values."""
-
-    low: float = 0
-    high: float = 0
-    log: bool = False
-    whole: bool = False
-    values: tuple = ()
-
-    def ends(self) -> tuple:
-        """Values that a config must accept for all the others to be fine."""
-        return self.values or (self.low, self.high)
-
-
-def uniform(low: float, high: float) -> Distribution:
-    """Real numbers from `low` to `high`."""
-    return Distribution(float(low), float(high))
-
-
-def log_uniform(low: float, high: float) -> Distribution:
-    """Positive real numbers whose logarithm is uniform."""
-    return Distribution(float(low), float(high), log=True)
-
-
-def integer(low: int, high: int) -> Distribution:
-    """Whole numbers from `low` to `high`, both included."""
-    return Distribution(low, high, whole=True)
-
-
-def choice(*values: Any) -> Distribution:
-    """One of the values."""
-    return Distribution(values=values)
 
 
 def search(
@@ -87,16 +56,16 @@ def search(
       Failed: if some trials did not end well.
       Stopped: after a SIGTERM or Ctrl-C, once the runs have saved and ended.
     """
-    check_jobs(jobs, retries)
-    shares = child.shares(jobs)
-    declared = Declared(spec, words)
-    directory = SweepDir(workdir)
-    directory.check(declared.file, search=True)
-    _check_trials(trials)
+    shares = shares_of(jobs, retries)
+    declared, directory = _read(spec, workdir, trials, words, storage)
     _optuna()
+    url = _url(directory, storage)
+    # A database elsewhere is opened before anything is written; the one here needs the directory.
+    study = declared.study(url) if storage is not None else None
     owner = directory.write(declared.file, [], adds=True)["id"]
+    study = study or declared.study(url)
     shown = board.Board(jobs)
-    found = Search(declared, directory, owner, trials, _url(directory, storage), shown)
+    found = Search(declared, directory, owner, trials, study, shown)
     begun = found.begun()
     shown.say(f"{directory.path}: {found.count()} of {trials} trials, {len(begun)} to go on with")
     runner = scheduler.Scheduler(
@@ -106,6 +75,7 @@ def search(
         conduct(runner, shown, directory)
     finally:
         found.tell_best()
+    found.check_any()
 
 
 def plan(
@@ -114,16 +84,29 @@ def plan(
     trials: int,
     words: Sequence[str] = (),
     storage: str | None = None,
+    jobs: int = 1,
+    retries: int = 2,
 ) -> None:
     """Prints the space and touches nothing; refuses what `search` refuses."""
-    declared = Declared(spec, words)
-    directory = SweepDir(workdir)
-    directory.check(declared.file, search=True)
-    _check_trials(trials)
-    _url(directory, storage)
+    check_jobs(jobs, retries)
+    declared, _ = _read(spec, workdir, trials, words, storage)
     for name, where in declared.space.items():
-        print(f"{name:28} {_listed(where)}")
+        print(f"{name:28} {distributions.listed(where)}")
     print(f"{trials} trials for the best {declared.objective}; leave out --dry-run to run them")
+
+
+def _read(
+    spec: str, workdir: str | os.PathLike, trials: int, words: Sequence[str], storage: str | None
+) -> tuple["Declared", SweepDir]:
+    """What the file declares, and the directory; both and the trials checked."""
+    if trials < 1:
+        raise ConfigError(f"--search {trials}: at least 1 trial")
+    directory = SweepDir(workdir)
+    declared = Declared(spec, words)
+    directory.check(declared.file, search=True)
+    _url(directory, storage)
+    declared.check_evaluations()
+    return declared, directory
 
 
 class Declared:
@@ -138,8 +121,9 @@ class Declared:
                 " `def space(): return {'optim.lr': log_uniform(1e-4, 1e-2)}`"
             )
         published(self.file)
+        self._resolve = Resolver(self.file, words)
         self.space: Mapping[str, Distribution] = self.file.call("space", optional=True)
-        _check_space(spec, self.space)
+        distributions.check(spec, self.space)
         objective = getattr(self.file.module, "objective", "eval/accuracy")
         if not isinstance(objective, str) or not objective.removeprefix("-").startswith("eval/"):
             raise ConfigError(
@@ -150,7 +134,38 @@ class Declared:
 
     def config(self, overrides: space.Overrides) -> Any:
         """The resolved config of a trial; ConfigError if it is not possible."""
-        return points.resolved(self.file, overrides, self.words)
+        return self._resolve(overrides)
+
+    def check_evaluations(self) -> None:
+        """Refuses evaluations that the task does not offer, where the space varies them too.
+
+        Raises:
+          ConfigError: naming the values.
+        """
+        first = {name: where.ends()[0] for name, where in self.space.items()}
+        chosen = [name for name in ("eval.what", "task") if name in self.space]
+        made = []
+        for values in itertools.product(*(self.space[name].ends() for name in chosen)):
+            overrides = first | dict(zip(chosen, values, strict=True))
+            with contextlib.suppress(ConfigError):  # not possible together: no trial will be
+                what = (len(made), _told(overrides), overrides, self.config(overrides))
+                made.append(points.point(*what, {}, frozenset(self.space), ""))
+        points.check_evaluations(made)
+
+    def study(self, url: str) -> Any:
+        """The study in a database, a new one if there is none.
+
+        Raises:
+          ConfigError: if it cannot be opened.
+        """
+        direction = "minimize" if self.objective.startswith("-") else "maximize"
+        try:
+            return _optuna().create_study(
+                storage=url, study_name=self.name(), direction=direction, load_if_exists=True
+            )
+        except Exception as error:  # of any database's driver
+            line = " ".join(str(error).split())[:200]
+            raise ConfigError(f"--storage: {type(error).__name__}: {line}") from None
 
     def name(self) -> str:
         """Of the study in the database: another space or other overrides are another study."""
@@ -165,6 +180,7 @@ class Search:
     """The trials of one study in Optuna's database.
 
     Args:
+      study: see `Declared.study`.
       owner: the identity of the directory whose runs are this process's to go on with.
     """
 
@@ -174,21 +190,15 @@ class Search:
         directory: SweepDir,
         owner: str,
         trials: int,
-        url: str,
+        study: Any,
         shown: board.Board,
     ):
         optuna = _optuna()
         self._declared, self._directory, self._owner = declared, directory, owner
-        self._trials, self._shown, self._optuna = trials, shown, optuna
-        self._distributions = {n: _of_optuna(optuna, d) for n, d in declared.space.items()}
-        direction = "minimize" if declared.objective.startswith("-") else "maximize"
-        try:
-            self._study = optuna.create_study(
-                storage=url, study_name=declared.name(), direction=direction, load_if_exists=True
-            )
-        except Exception as error:  # of any database's driver
-            line = " ".join(str(error).split())[:200]
-            raise ConfigError(f"--storage: {type(error).__name__}: {line}") from None
+        self._trials, self._shown, self._optuna, self._study = trials, shown, optuna, study
+        self._distributions = {
+            n: distributions.of_optuna(optuna, d) for n, d in declared.space.items()
+        }
 
     def begun(self) -> list[Point]:
         """The trials of this directory that no one has ended."""
@@ -256,13 +266,25 @@ class Search:
                 f"best {self._declared.metric}: {best.value:.4g}, trial {best.number} ({told})"
             )
 
+    def check_any(self) -> None:
+        """Raises Failed if not one trial of all machines has a value, and none may get one."""
+        states = self._optuna.trial.TrialState
+        hopeful = (states.COMPLETE, states.RUNNING, states.WAITING)
+        if not self._study.get_trials(deepcopy=False, states=hopeful):
+            raise scheduler.Failed(
+                f"none of the {self.count()} trials has an {self._declared.metric}"
+            )
+
     def _point(self, number: int, overrides: space.Overrides) -> Point:
         config, swept = self._declared.config(overrides), frozenset(self._declared.space)
         label = f"trial={number}"
         return points.point(number, label, overrides, config, {}, swept, self._directory.path)
 
     def _overrides(self, params: Mapping[str, Any]) -> space.Overrides:
-        return {name: _decoded(self._declared.space[name], value) for name, value in params.items()}
+        return {
+            name: distributions.decoded(self._declared.space[name], value)
+            for name, value in params.items()
+        }
 
     def _known(self, trial: Any) -> float | None:
         """The objective of an earlier trial with the same values."""
@@ -284,67 +306,14 @@ def _optuna() -> Any:
     return optuna
 
 
-def _check_trials(trials: int) -> None:
-    if trials < 1:
-        raise ConfigError(f"--search {trials}: at least 1 trial")
-
-
-def _check_space(spec: str, declared: Any) -> None:
-    """Refuses a space with fields or values that no config has."""
-    if not isinstance(declared, Mapping) or not declared:
-        raise ConfigError(f"{spec}: space() should return {{field: distribution, ...}}")
-    for name, where in declared.items():
-        if not isinstance(where, Distribution):
-            raise ConfigError(
-                f"{spec}: space(): {name}={where!r} is no distribution: write uniform(low, high),"
-                " log_uniform(low, high), integer(low, high) or choice(...)"
-            )
-        if not where.values and (not where.low < where.high or (where.log and where.low <= 0)):
-            raise ConfigError(
-                f"{spec}: space(): {name} has no values from {where.low} to {where.high}"
-            )
-        for value in where.ends():
-            try:
-                validation.check_value(name, value)
-            except ConfigError as error:
-                raise ConfigError(f"{spec}: space(): {error}") from None
-        if FIELDS[name].type is int and not where.whole and not where.values:
-            raise ConfigError(
-                f"{spec}: space(): config.{name} is a whole number: write integer(...)"
-            )
-
-
 def _url(directory: SweepDir, storage: str | None) -> str:
+    if storage == "":
+        raise ConfigError("--storage '': write the URL of a database")
     if storage is None and "://" in str(directory.path):
         raise ConfigError("--search in a bucket needs a database: --storage URL")
     return storage or f"sqlite:///{directory.path / 'search.db'}"
 
 
-def _of_optuna(optuna: Any, where: Distribution) -> Any:
-    kinds = optuna.distributions
-    if where.values:
-        return kinds.CategoricalDistribution([_encoded(value) for value in where.values])
-    if where.whole:
-        return kinds.IntDistribution(where.low, where.high)
-    return kinds.FloatDistribution(where.low, where.high, log=where.log)
-
-
-def _encoded(value: Any) -> Any:
-    """A value as the database takes it: a tuple becomes its text."""
-    return value if isinstance(value, bool | int | float | str) else repr(value)
-
-
-def _decoded(where: Distribution, value: Any) -> Any:
-    return next((v for v in where.values if _encoded(v) == value), value)
-
-
 def _told(overrides: space.Overrides) -> str:
     short = space.short_names(overrides)
     return ", ".join(f"{short[name]}={space.text(value)}" for name, value in overrides.items())
-
-
-def _listed(where: Distribution) -> str:
-    if where.values:
-        return f"one of {', '.join(map(space.text, where.values))}"
-    kind = "whole numbers" if where.whole else "logarithmic" if where.log else "uniform"
-    return f"{space.text(where.low)} to {space.text(where.high)}, {kind}"

@@ -33,7 +33,9 @@ def grid(*parts: Mapping[str, Iterable[Any]] | Iterable[Overrides]) -> list[Over
     Raises:
       ConfigError: if two parts set the same field.
     """
-    lists = [_product(part) if isinstance(part, Mapping) else list(part) for part in parts]
+    lists = [
+        _product(part) if isinstance(part, Mapping) else _points(part, "grid") for part in parts
+    ]
     for one, other in itertools.combinations(lists, 2):
         twice = {key for point in one for key in point} & {key for point in other for key in point}
         if twice - {"label"}:
@@ -52,6 +54,8 @@ def zipped(fields: Mapping[str, Sequence[Any]]) -> list[Overrides]:
     Raises:
       ConfigError: if there are more values of one than of another.
     """
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"zipped: {fields!r} should be {{field: values, ...}}")
     fields = {name: _values(name, values, "zipped") for name, values in fields.items()}
     for (one, first), (other, second) in itertools.pairwise(fields.items()):
         if len(first) != len(second):
@@ -63,12 +67,23 @@ def zipped(fields: Mapping[str, Sequence[Any]]) -> list[Overrides]:
 
 
 def chain(*sweeps: Iterable[Overrides]) -> list[Overrides]:
-    """One sweep after the other."""
-    return [dict(point) for sweep in sweeps for point in sweep]
+    """One sweep after the other.
+
+    Raises:
+      ConfigError: for what is no list of points.
+    """
+    return [dict(point) for sweep in sweeps for point in _points(sweep, "chain")]
 
 
 def seeds(number: int, first: int = 0) -> list[Overrides]:
-    """The same run with `number` seeds, counted from `first`."""
+    """The same run with `number` seeds, counted from `first`.
+
+    Raises:
+      ConfigError: if one is no whole number from 0 on.
+    """
+    for value in (number, first):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ConfigError(f"seeds: {value!r} should be a whole number from 0 on: seeds(3)")
     return [{"train.seed": seed} for seed in range(first, first + number)]
 
 
@@ -146,6 +161,19 @@ def file_and_argument(spec: str) -> tuple[str, str]:
 def _product(part: Mapping[str, Iterable[Any]]) -> list[Overrides]:
     values = [_values(name, values, "grid") for name, values in part.items()]
     return [dict(zip(part, choice, strict=True)) for choice in itertools.product(*values)]
+
+
+def _points(part: Any, what: str) -> list[Overrides]:
+    """A list of points, of whatever a study file hands over."""
+    known = isinstance(part, Iterable) and not isinstance(part, str | bytes | Mapping)
+    points = list(part) if known else [None]
+    if not all(isinstance(point, Mapping) for point in points):
+        fields = "{field: values} or " if what == "grid" else ""
+        raise ConfigError(
+            f"{what}: {part!r} should be {fields}a list of points such as seeds(3) or"
+            " [{'model.patch': 2}]"
+        )
+    return points
 
 
 def _values(name: str, values: Any, what: str) -> list[Any]:

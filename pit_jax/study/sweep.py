@@ -8,8 +8,10 @@ See space.py for what `sweep` returns, sweepdir.py for where the runs lie. The s
 again goes on: what is done is left alone, what was stopped resumes.
 """
 
+import inspect
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 
 from pit_jax import configfile
@@ -21,6 +23,8 @@ from pit_jax.study.progress import Progress
 from pit_jax.study.sweepdir import SweepDir, published
 
 RETRIES = 2
+MOST_JOBS = 4096
+_MANY = 1000  # points that take seconds to read
 
 
 def sweep(
@@ -46,10 +50,9 @@ def sweep(
       Failed: if some points did not end well.
       Stopped: after a SIGTERM or Ctrl-C, once the runs have saved and ended.
     """
-    shares = _shares(jobs, retries)
+    shares = shares_of(jobs, retries)
     file, found, directory = _read(spec, workdir, words)
     chosen = points.select(found, only)
-    directory.check(file)
     points.check_evaluations(found)
     directory.write(file, found)
     shown = board.Board(jobs)
@@ -59,16 +62,21 @@ def sweep(
 
 
 def plan(
-    spec: str, workdir: str | os.PathLike, words: Sequence[str] = (), only: str | None = None
+    spec: str,
+    workdir: str | os.PathLike,
+    words: Sequence[str] = (),
+    jobs: int = 1,
+    only: str | None = None,
+    retries: int = RETRIES,
 ) -> None:
     """Prints what `sweep` would run; touches nothing and needs no devices.
 
     Raises:
       ConfigError: as `sweep` does.
     """
-    file, found, directory = _read(spec, workdir, words)
+    check_jobs(jobs, retries)
+    _, found, directory = _read(spec, workdir, words)
     chosen = points.select(found, only)
-    directory.check(file)
     points.check_evaluations(found)
     states = [state_of(directory, point) for point in chosen]
     board.plan(chosen, states)
@@ -108,13 +116,14 @@ def check_jobs(jobs: int, retries: int) -> None:
     Raises:
       ConfigError: naming the flag.
     """
-    if jobs < 1:
-        raise ConfigError(f"--jobs {jobs}: at least 1")
+    if not 1 <= jobs <= MOST_JOBS:
+        raise ConfigError(f"--jobs {jobs}: at least 1 and at most {MOST_JOBS}")
     if retries < 0:
         raise ConfigError(f"--retries {retries}: 0 or more")
 
 
-def _shares(jobs: int, retries: int) -> list[child.Share]:
+def shares_of(jobs: int, retries: int) -> list[child.Share]:
+    """What each of the runs at once may use, of numbers that make sense."""
     check_jobs(jobs, retries)
     return child.shares(jobs)
 
@@ -131,13 +140,19 @@ def _read(
             " `def sweep(): return grid({'model.patch': (1, 2)}, seeds(3))`, or train it once"
             f" with `pit-jax train --config {spec}`"
         )
+    if inspect.iscoroutinefunction(file.module.sweep):
+        raise ConfigError(f"{spec}: sweep() is async: write `def sweep()`")
     published(file)
+    directory = SweepDir(workdir)
+    directory.check(file)
     entries = file.call("sweep", optional=True)
     if not isinstance(entries, list | tuple):
         raise ConfigError(f"{spec}: sweep() should return a list of dictionaries of overrides")
     if not entries:
         raise ConfigError(f"{spec}: the sweep is empty: sweep() returned no points")
-    return file, points.build(file, entries, words, workdir), SweepDir(workdir)
+    if len(entries) > _MANY:
+        print(f"pit-jax: checking {len(entries)} points", file=sys.stderr, flush=True)
+    return file, points.build(file, entries, words, workdir), directory
 
 
 def _tell(

@@ -23,9 +23,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pit_jax import configfile, files
+from pit_jax import configfile, files, runvalues
 from pit_jax.errors import ConfigError
 from pit_jax.rundir import RunDir
+from pit_jax.study import sweepfile
 from pit_jax.study.points import Point
 
 _TAKEN = (errno.EAGAIN, errno.EACCES)
@@ -67,10 +68,8 @@ class SweepDir:
     def is_done(self, point: Point) -> bool:
         """Whether the point's run ended well, and is this point's."""
         run = self.run(point)
-        if run.status().get("state") != "done":
-            return False
         with contextlib.suppress(ConfigError):
-            return point.same(run.config())
+            return run.status().get("state") == "done" and point.same(run.config())
         return False
 
     # Starting -------------------------------------------------------------------------
@@ -79,17 +78,30 @@ class SweepDir:
         """Refuses a directory that holds something else than this sweep, or search.
 
         Raises:
-          ConfigError: saying what it holds.
+          ConfigError: saying what it holds, or that it can be none.
         """
+        if "://" not in str(self.path):
+            try:
+                os.lstat(self.path)
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except OSError as error:
+                reason = error.strerror
+                raise ConfigError(f"--workdir {self.path} cannot be written: {reason}") from None
+            first = next(p for p in (self._local, *self._local.parents) if os.path.lexists(p))
+            if not first.is_dir():
+                raise ConfigError(f"--workdir {self.path}: {first} is a file and no directory")
+            if not os.access(first, os.W_OK | os.X_OK):
+                raise ConfigError(f"--workdir {self.path} cannot be written: {first} is closed")
         if RunDir(self.path).exists():
             raise ConfigError(f"--workdir {self.path} holds a single run: name another directory")
         record = self.read()
-        if record and [record.get("file"), record.get("argument")] != _name(file):
-            held = ":".join(filter(None, (record.get("file"), record.get("argument"))))
+        if record and [record["file"], record["argument"]] != _name(file):
+            held = ":".join(filter(None, (record["file"], record["argument"]))) or "no known file"
             raise ConfigError(
                 f"--workdir {self.path} holds the sweep of {held}: name another directory"
             )
-        if record and bool(record.get("search")) != search:
+        if record and record["search"] != search:
             held = "a sweep and no search" if search else "a search and no sweep"
             raise ConfigError(f"--workdir {self.path} holds {held}: name another directory")
 
@@ -116,7 +128,8 @@ class SweepDir:
         name, argument = _name(file)
         with self._lock("sweep.json"):
             before = self.read()
-            records = {p["index"]: p for p in before.get("points", [])} if adds else {}
+            kept = [p for p in before.get("points", []) if type(p.get("index")) is int]
+            records = {p["index"]: p for p in kept} if adds else {}
             records |= {point.index: point.record() for point in points}
             record = {
                 "id": before.get("id") or uuid.uuid4().hex,  # of the disk that it lies on, too
@@ -132,13 +145,15 @@ class SweepDir:
         return record
 
     def read(self) -> dict[str, Any]:
-        """What sweep.json says, {} where there is none."""
-        path = self.path / "sweep.json"
+        """What sweep.json says, {} where there is none or something else.
+
+        Raises:
+          StorageError: if it cannot be read.
+        """
         try:
-            record = json.loads(path.read_text()) if path.exists() else {}
-        except (OSError, ValueError):
+            return sweepfile.read(self.path)
+        except ValueError:
             return {}
-        return record if isinstance(record, dict) else {}
 
     def write_config(self, point: Point) -> str:
         """Writes the config that the point's run is started with; returns its path."""
@@ -200,18 +215,17 @@ def published(file: configfile.PythonFile) -> list[dict[str, Any]]:
     Raises:
       ConfigError: if an entry is not {"label", "metric", "value"} with perhaps a "note".
     """
-    entries = getattr(file.module, "PUBLISHED", [])
-    types = {"label": str, "metric": str, "value": int | float}
-    for entry in entries:
-        fits = isinstance(entry, dict) and all(
-            isinstance(entry.get(k), t) for k, t in types.items()
-        )
-        if not fits:
-            raise ConfigError(
-                f"{file.path}: PUBLISHED: {entry!r} should be"
-                ' {"label": ..., "metric": "eval/accuracy", "value": 0.851}'
-            )
-    return list(entries)
+    entries = getattr(file.module, "PUBLISHED", ())
+    example = '{"label": ..., "metric": "eval/accuracy", "value": 0.851}'
+    if not isinstance(entries, list | tuple):
+        raise ConfigError(f"{file.path}: PUBLISHED={entries!r} should be a list of {example}")
+    for number, entry in enumerate(entries):
+        fits = isinstance(entry, dict) and runvalues.finite(entry.get("value")) is not None
+        texts = [entry.get("label"), entry.get("metric"), entry.get("note") or ""] if fits else []
+        if not fits or not all(isinstance(text, str) for text in texts):
+            raise ConfigError(f"{file.path}: PUBLISHED[{number}] should be {example}")
+    keys = ("label", "metric", "value", "note")
+    return [{key: entry[key] for key in keys if key in entry} for entry in entries]
 
 
 def _name(file: configfile.PythonFile) -> list[str]:

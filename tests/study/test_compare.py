@@ -254,7 +254,7 @@ def test_features_made_by_hand_stand_beside_the_runs(capsys, tmp_path):
     _, out, _ = command(capsys, tmp_path, "--json", tmp_path / "r.json")
     assert re.search(r"HOG +– +87.50 +–", out)
     assert "SIFT" not in out
-    assert "Made by hand, not by a run, and measured once: HOG under" in out
+    assert "Made by hand, not by a run, and measured once: HOG." in out
     assert [row["label"] for row in json.loads((tmp_path / "r.json").read_text())["handmade"]] == [
         "HOG"
     ]
@@ -344,3 +344,12 @@ def test_mistakes_are_one_line(capsys, words, sentence):
     code, _, err = command(capsys, *words)
     assert code == 2
     assert sentence in err
+
+
+def test_a_baseline_without_a_value_names_one_that_has(tmp_path):
+    fake_run(tmp_path / "a", float("nan"))
+    fake_run(tmp_path / "b", 0.5, model__patch=2)
+    with pytest.raises(ConfigError, match="'PiT' has no finite eval/accuracy: write --baseline Vi"):
+        compare([tmp_path])
+    with pytest.raises(ConfigError, match="has no finite eval/accuracy, nor has any other"):
+        compare([tmp_path / "a"])

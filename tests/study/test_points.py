@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from pit_jax import config, configfile
+from pit_jax import config, configfile, validation
 from pit_jax.config import Field
 from pit_jax.errors import ConfigError
 from pit_jax.study import points
@@ -151,8 +151,10 @@ def test_an_override_that_makes_points_equal_or_wrong_is_refused():
 
 
 def test_an_evaluation_that_the_task_does_not_offer_is_refused_with_the_point():
-    found = build([{}, {"eval.what": ("accuracy", "fid")}])
-    with pytest.raises(ConfigError, match=r"point 1 \(what=\(accuracy fid\)\): .* offers accuracy"):
+    found = build([{}, {"eval.what": ("accuracy", "depth")}])
+    with pytest.raises(
+        ConfigError, match=r"point 1 \(what=\(accuracy depth\)\): .* offers accuracy"
+    ):
         points.check_evaluations(found)
 
 
@@ -174,3 +176,22 @@ def test_shards_share_the_points_and_keep_together_what_starts_from_each_other()
     for wrong in ("7", "2/2", "0/0", "-1", "a", "1/"):
         with pytest.raises(ConfigError, match=f"(--only|shard) {wrong}: "):
             points.select(found, wrong)
+
+
+def test_many_points_are_resolved_once_where_they_differ_in_their_seed_alone(monkeypatch):
+    calls, resolve = [], validation.resolve
+    monkeypatch.setattr(validation, "resolve", lambda config: calls.append(1) or resolve(config))
+    found = build(grid({"model.patch": (1, 2)}, seeds(50)))
+    assert len(calls) == 2
+    assert [p.config.train.seed for p in found] == [*range(50), *range(50)]
+    assert [p.config.model.patch for p in found] == [1] * 50 + [2] * 50
+    assert refused(grid({"model.patch": (1, 2)}, seeds(2)), "--config.train.seed=3")
+
+
+def test_a_chain_of_any_length_is_run_from_its_end(monkeypatch):
+    """Longer than Python's stack is deep."""
+    monkeypatch.setattr(validation, "resolve", lambda config: config)
+    links = [{"label": str(i), "train.seed": i, "init_from": f"run:{i + 1}"} for i in range(1050)]
+    found = build([*links, {"label": "1050"}])
+    assert len(points.select(found, "0")) == len(points.select(found, "0/2")) == 1051
+    assert points.select(found, "1/2") == []

@@ -113,8 +113,8 @@ def test_machines_with_their_own_disks_share_a_database(tmp_path, monkeypatch, c
 
 def test_a_missing_objective_fails_the_trial_and_says_what_there_is(tmp_path, monkeypatch, capsys):
     sweeps.play(monkeypatch)
-    code, out, _ = search(capsys, tmp_path, 1, space=SPACE + 'objective = "-eval/fid"\n')
-    assert code == 0
+    code, out, err = search(capsys, tmp_path, 1, space=SPACE + 'objective = "-eval/fid"\n')
+    assert (code, err) == (1, "pit-jax: none of the 1 trials has an eval/fid\n")
     assert "has no eval/fid, but eval/accuracy: it counts as failed" in " ".join(out.split())
     assert [t.state.name for t in trials(tmp_path)] == ["FAIL"]
 
@@ -171,3 +171,46 @@ def test_values_that_a_database_does_not_know_come_back_as_they_were(tmp_path, m
     space = "def space():\n    return {'optim.betas': choice((0.9, 0.95), (0.8, 0.9))}\n"
     assert search(capsys, tmp_path, 1, space=space)[0] == 0
     assert seen[0].config.optim.betas in ((0.9, 0.95), (0.8, 0.9))
+
+
+@pytest.mark.parametrize(
+    ("space", "sentence"),
+    [
+        ("{1: uniform(0, 1)}", "1 should be a field such as 'optim.lr'"),
+        ("{'optim.lr': uniform('a', 1)}", "optim.lr: 'a' should be a number"),
+        ("{'model.width': integer('8', 16)}", "model.width: '8' should be a number"),
+        ("{'model.width': integer(8, 10**400)}", "should have whole numbers of at most 2**53"),
+        ("{'model.width': integer(8.5, 16)}", "should have whole numbers of at most 2**53"),
+        ("{'optim.lr': uniform(0, 10**400)}", "config.optim.lr=inf must be finite"),
+        ("{'eval.what': choice(('accuracy',), ('depth',))}", "offers accuracy"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused_before_anything_is_written(
+    tmp_path, capsys, space, sentence
+):
+    for dry in ([], ["--dry-run"]):
+        code, _, err = search(capsys, tmp_path, 1, *dry, space=f"def space(): return {space}")
+        assert (code, err.count("\n")) == (2, 1)
+        assert sentence in err
+        assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_refuses_at_the_start_what_its_runs_would(tmp_path, capsys):
+    for words, sentence in (
+        (["--config.eval.what=('depth',)"], "offers accuracy"),
+        (["--jobs", 0], "--jobs 0: at least 1"),
+        (["--storage", ""], "--storage '': write the URL"),
+        (["--storage", f"sqlite:///{tmp_path}/no/x.db"], "unable to open database"),
+        (["--only", ""], "several machines share a --storage, and no --only"),
+    ):
+        code, _, err = search(capsys, tmp_path, 1, *words)
+        assert (code, err.count("\n")) == (2, 1)
+        assert sentence in err
+        assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_without_a_possible_trial_fails(tmp_path, capsys):
+    space = "def space(): return {'model.width': choice(9, 11), 'model.heads': choice(2, 4)}"
+    code, out, err = search(capsys, tmp_path, 2, space=space)
+    assert (code, err) == (1, "pit-jax: none of the 2 trials has an eval/accuracy\n")
+    assert "cannot be: " in out

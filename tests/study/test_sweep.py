@@ -109,16 +109,117 @@ def test_a_directory_that_belongs_to_something_else_is_refused(tmp_path, monkeyp
         ("return seeds(2)", ["--storage", "sqlite://"], "--storage is the database of a --search"),
         ("return seeds(2)", ["--job", "2"], "unexpected argument --job; did you mean --jobs?"),
         ("return seeds(2)", ["--config.modl.patch=1"], "config.modl.patch is not a field; did"),
-        ("return seeds(2)\nPUBLISHED = [1]", [], "PUBLISHED: 1 should be"),
+        ("return seeds(2)", ["--only", ""], "--only '': write a point's INDEX"),
+        ("return seeds(2)", ["--shard", ""], "--shard '': write K/N such as 0/4"),
+        ("return seeds(2)", ["--only", "9" * 5000], "write a point's INDEX, or SHARD/TOTAL"),
+        ("return seeds(2)", ["--jobs", str(10**18)], "at least 1 and at most 4096"),
+        ("return seeds(2)", ["--foo"], "unexpected argument --foo\n"),
+        ("return seeds('3')", [], "seeds: '3' should be a whole number from 0 on"),
+        ("return grid(5)", [], "grid: 5 should be {field: values} or a list of points"),
+        ("return chain({'model.patch': (1, 2)})", [], "should be a list of points such as"),
+        ("return seeds(2)\nsweep_ = sweep\nasync def sweep(): pass", [], "sweep() is async"),
+        ("return seeds(2)\nPUBLISHED = [1]", [], "PUBLISHED[0] should be {"),
+        ("return seeds(2)\nPUBLISHED = 5", [], "PUBLISHED=5 should be a list of"),
+        ("return seeds(2)\nPUBLISHED = None", [], "PUBLISHED=None should be a list of"),
+        *(
+            (f"return seeds(2)\nPUBLISHED[0][{key!r}] = {value}", [], "PUBLISHED[0] should be {")
+            for key, value in (
+                ("value", "float('nan')"),
+                ("value", "float('inf')"),
+                ("value", "True"),
+                ("value", "10**400"),
+                ("note", "object()"),
+                ("metric", "5"),
+            )
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_made(tmp_path, capsys, body, words, sentence):
     file = sweeps.study(tmp_path, body)
-    code, _, err = run(capsys, file, "--workdir", tmp_path / "runs", *words)
-    assert code == 2
-    assert sentence in err
-    assert err.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
+    for dry in ([], ["--dry-run"]):  # which refuses what the start refuses
+        code, _, err = run(capsys, file, "--workdir", tmp_path / "runs", *words, *dry)
+        assert code == 2
+        assert sentence in err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("workdir", "sentence"),
+    [
+        ("", "--workdir '' names no file or directory"),
+        ("foo://x", "--workdir foo://x: write a local path or one of gs://, s3://"),
+        ("{}/file", "/file is a file and no directory"),
+        ("{}/file/below", "/file is a file and no directory"),
+        ("{}/" + 300 * "x", "cannot be written: File name too long"),
+    ],
+)
+def test_a_directory_that_cannot_be_is_refused_dry_or_not(tmp_path, capsys, workdir, sentence):
+    file = sweeps.study(tmp_path, "return seeds(1)")
+    (tmp_path / "file").write_text("mine")
+    for dry in ([], ["--dry-run"]):
+        code, _, err = run(capsys, file, "--workdir", workdir.format(tmp_path), *dry)
+        assert code == 2
+        assert sentence in err
+        assert err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_point_that_gets_another_label_keeps_its_directory(tmp_path, monkeypatch, capsys):
+    """seeds(2) calls its points seed=0 and seed=1; alone the same run is called PiT."""
+    sweeps.play(monkeypatch)
+    runs = tmp_path / "runs"
+    for number in (2, 1):
+        file = sweeps.study(tmp_path, f"return seeds({number})")
+        assert run(capsys, file, "--workdir", runs)[0] == 0
+    assert len(list(runs.glob("*/status.json"))) == 2
+    assert len(sweeps.starts(runs)) == 2
+    record = json.loads((runs / "sweep.json").read_text())
+    assert record["points"][0]["directory"].startswith("seed=0-")
+    assert record["points"][0]["label"] == "PiT"
+    # What starts from it is given the directory that it really has.
+    body = "return [{'label': 'a', 'train.seed': 0}, {'label': 'b', 'init_from': 'run:a'}]"
+    file = sweeps.study(tmp_path, body.replace("'run:a'", "'run:a', 'train.seed': 5"))
+    assert run(capsys, file, "--workdir", runs)[0] == 0
+    [config] = runs.glob("b-*/config.json")
+    assert json.loads(config.read_text())["init_from"] == str(next(runs.glob("seed=0-*")))
+    # A directory of the same hash that holds another run is left alone.
+    [own] = runs.glob("seed=0-*")
+    tree = json.loads((own / "config.json").read_text())
+    tree["optim"]["lr"] = 0.5
+    (own / "config.json").write_text(json.dumps(tree))
+    file = sweeps.study(tmp_path, "return seeds(1)")
+    assert run(capsys, file, "--workdir", runs)[0] == 0
+    assert len(list(runs.glob("PiT-*/status.json"))) == 1
+
+
+@pytest.mark.parametrize("content", ["[1]", '"x"', "[" * 100_000, '{"state": [1], "step": "x"}'])
+def test_a_damaged_status_or_log_is_a_run_to_go_on_with(tmp_path, monkeypatch, capsys, content):
+    sweeps.play(monkeypatch)
+    file = sweeps.study(tmp_path, "return seeds(1)")
+    words = (file, "--workdir", tmp_path / "runs")
+    assert run(capsys, *words)[0] == 0
+    [status] = (tmp_path / "runs").glob("*/status.json")
+    status.write_text(content)
+    with (status.parent / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 3, "train/loss": "x", "perf/left_s": [], "time": null}\n')
+    assert "interrupted" not in run(capsys, *words, "--dry-run")[1]
+    assert run(capsys, *words)[0] == 0
+    assert len(sweeps.starts(tmp_path / "runs")) == 2
+
+
+def test_a_sweep_file_that_is_damaged_or_cannot_be_read(tmp_path, monkeypatch, capsys):
+    sweeps.play(monkeypatch)
+    file = sweeps.study(tmp_path, "return seeds(1)")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "sweep.json").write_text('{"file": 5, "points": []}')
+    assert "holds the sweep of no known file" in run(capsys, file, "--workdir", runs)[2]
+    (runs / "sweep.json").unlink()
+    (runs / "sweep.json").mkdir()
+    code, _, err = run(capsys, file, "--workdir", runs)
+    assert (code, err.count("\n")) == (5, 1)
+    assert "sweep.json could not be read" in err
 
 
 def test_a_file_without_a_sweep_says_what_to_write(tmp_path, capsys):

@@ -1,0 +1,87 @@
+"""Files are replaced as a whole, and only files; places that cannot be are refused."""
+
+import math
+import os
+
+import pytest
+
+from pit_jax import files
+from pit_jax.errors import ConfigError, StorageError
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "target").write_text("old")
+    (tmp_path / "link").symlink_to("there/target")
+    files.write(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "target").read_text() == "new"
+    (tmp_path / "ahead").symlink_to("there/not-yet")
+    files.write(tmp_path / "ahead", "made")
+    assert (tmp_path / "there" / "not-yet").read_text() == "made"
+    assert sorted(p.name for p in (tmp_path / "there").iterdir()) == ["not-yet", "target"]
+
+
+def _fifo(path):
+    os.mkfifo(path)
+
+
+def _read_only(path):
+    path.write_text("old")
+    path.chmod(0o444)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_fifo, "it is a device or the like and no file"),
+        (lambda path: path.symlink_to("/dev/null"), "it is a device or the like and no file"),
+        (lambda path: path.mkdir(), "it is a directory and no file"),
+        (_read_only, "it is read-only"),
+    ],
+)
+def test_what_is_no_file_to_write_is_refused_and_stays(tmp_path, make, reason):
+    make(tmp_path / "x")
+    before = os.lstat(tmp_path / "x")
+    with pytest.raises(StorageError, match=f"x could not be written: {reason}"):
+        files.write(tmp_path / "x", "new")
+    after = os.lstat(tmp_path / "x")
+    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("", "--workdir '' names no file or directory"),
+        ("a\0b", r"--workdir 'a\\x00b' names no file or directory"),
+        ("foo://x", "--workdir foo://x: write a local path or one of gs://, s3://"),
+        ("gs://", "--workdir gs:// names no bucket: write gs://BUCKET/..."),
+        ("gs://bucket/x", "pip install gcsfs"),
+        ("s3://bucket/x", "pip install s3fs"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(monkeypatch, place, sentence):
+    def missing(path):
+        raise ImportError(path)
+
+    monkeypatch.setattr(files.fsspec_backend, "fs", missing)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=sentence):
+        files.check_place(place, "--workdir")
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, b"\xff\xfe", '{"a":' * 100_000])
+def test_what_is_no_json_is_a_value_error(text):
+    with pytest.raises(ValueError, match=r"Expecting|deep|decode"):
+        files.parse_json(text)
+
+
+def test_whole_numbers_are_exact_as_long_as_they_are_sizes():
+    assert files.parse_json("[123456789012345678, -3]") == [123456789012345678, -3]
+    assert files.parse_json("1" + "0" * 400) == math.inf
+    assert files.parse_json("-1" + "0" * 5000) == -math.inf
+
+
+def test_text_that_cannot_be_shown_is_replaced():
+    assert files.printable("a\0b\x1b[31m\ud800 é ✓\n") == "a�b�[31m� é ✓\n"

@@ -173,7 +173,7 @@ def test_evaluation_and_resume_of_another_model_are_refused(
 
 
 def test_a_loss_that_explodes_stops_the_run(resolved, tmp_path, one_device):
-    wild = copy(resolved, optim__lr=1e38, optim__clip=0.0, optim__name="sgd")
+    wild = copy(resolved, optim__lr=1e9, optim__clip=0.0, optim__name="sgd")
     wild = copy(wild, checkpoint__every="1 steps", train__steps=8)
     with pytest.raises(
         NonFiniteLoss, match=r"step \d: loss .*last finite values \{'step': \d"
@@ -243,9 +243,9 @@ def test_the_readmes_example_classifies_an_image(undisturbed):
 
 def test_an_unknown_evaluation_is_refused(resolved, tmp_path, one_device):
     with pytest.raises(
-        ConfigError, match="offers accuracy, linear, knn, fewshot, locality, not 'fid'"
+        ConfigError, match="offers accuracy, linear, knn, fewshot, locality, not 'generation'"
     ):
-        train(copy(resolved, eval__what=("fid",)), tmp_path, devices=one_device)
+        train(copy(resolved, eval__what=("generation",)), tmp_path, devices=one_device)
 
 
 def test_a_profile_is_written(resolved, tmp_path, one_device):

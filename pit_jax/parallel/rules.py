@@ -35,7 +35,7 @@ PARTITION_RULES = (
 # No weight decay on norms, biases, layer scale, [CLS], positions (MAE's recipe) and the mask.
 NO_DECAY_RULES = (r"bias$", r"scale$", r"norm\d?/", r"embed/(cls|position)$")
 NO_DECAY_RULES += (r"decoder/(mask|position)$",)
-NO_DECAY_RULES += (r"embed/(colour/table|start)$", r"(^|/)latents$")
+NO_DECAY_RULES += (r"embed/(colour(/table)?|start)$", r"(^|/)latents$")
 NO_DECAY_RULES += (r"label/table$",)  # a class's own row: decay would shrink rare ones most
 
 

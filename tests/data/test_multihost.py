@@ -49,7 +49,7 @@ class Numbers(sources.Source):
 mesh = meshes.make_mesh({"data": -1, "fsdp": 1, "seq": 1, "model": 1})
 sharding = NamedSharding(mesh, meshes.batch_spec())
 data = config.base().data
-data.update(image_size=1, channels=1, in_memory_gb=0.0)
+data.update(image_size=1, channels=1, in_memory_gb=0.0, num_classes=examples)
 reader = pipeline.Reader(Numbers(), data, train=True)
 input = pipeline.Pipeline(reader, sharding, batch, 0)
 

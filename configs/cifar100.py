@@ -10,8 +10,9 @@
 | `pit-s`   | 1025   | 86.4              | 2.1e19                         |
 | `vit-s/2` | 257    | 83.7              | 4.1e18                         |
 
-Expected cost, an estimate and not a measurement: at 40 % of a v5e chip's published bf16
-peak (197 TFLOP/s) PiT-S takes about 74 chip-hours, nine hours on v5e-8.
+Expected cost: `pit-jax preflight` finds at least 33 chip-hours for `pit-s` on v5e-8 and 14
+on v5p-16, by a roofline, which no run reaches; at 40 % of the chips' peak, an estimate, it
+is about 74 on v5e, nine hours.
 
 Published (recipe read in one account of the paper): AdamW with betas (0.9, 0.95), learning
 rate 4e-3 at batch 1024, weight decay 0.3, 20 epochs of warm-up, cosine to 1e-6, 2400

@@ -10,8 +10,9 @@
 | `pit-s`   | 87.7                       | 86.4         | 9.4e17                         |
 | `vit-s/2` | 87.4                       | 83.7         | 1.8e17                         |
 
-Expected cost, an estimate and not a measurement: at 40 % of a v5e chip's published bf16
-peak (197 TFLOP/s) PiT-S takes about three chip-hours, half an hour on v5e-8.
+Expected cost: `pit-jax preflight` finds at least 1.5 chip-hours for `pit-s` on v5e-8 and
+0.63 on v5p-16, by a roofline, which no run reaches; at 40 % of the chips' peak, an
+estimate, it is about three on v5e, half an hour.
 
 The recipe is public MAE's for ViT-B: AdamW with betas (0.9, 0.999), base learning rate 5e-4
 per 256 images, weight decay 0.05, layer-wise decay 0.65, 100 epochs with 5 of warm-up, mixup

@@ -12,8 +12,9 @@
 | `pit-s`   | 257 of 1025     | 87.7, 86.4                                        | 5.5e18        |
 | `vit-s/2` | 65 of 257       | 87.4, 83.7                                        | 1.1e18        |
 
-Expected cost, an estimate and not a measurement: at 40 % of a v5e chip's published bf16
-peak (197 TFLOP/s) PiT-S takes about 19 chip-hours, two and a half hours on v5e-8.
+Expected cost: `pit-jax preflight` finds at least 8.3 chip-hours for `pit-s` on v5e-8 and
+3.5 on v5p-16, by a roofline, which no run reaches; at 40 % of the chips' peak, an estimate,
+it is about 19 on v5e, two and a half hours.
 
 Published: mask ratio 0.75. Assumed, from public MAE: 1600 epochs, AdamW with betas (0.9,
 0.95), weight decay 0.05, base learning rate 1.5e-4 per 256 images, 40 epochs of warm-up,

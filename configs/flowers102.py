@@ -8,8 +8,9 @@
 | `pit-t`   | 1025   | 46.3              |
 | `vit-t/2` | 257    | 45.8              |
 
-Expected cost, an estimate and not a measurement: 1.5e17 training FLOP for patch 1; at 40 % of a
-v5e chip's published bf16 peak (197 TFLOP/s) half a chip-hour, four minutes on v5e-8.
+Expected cost: `pit-jax preflight` finds at least 0.24 chip-hours for `pit-t` on v5e-8 and
+0.1 on v5p-16, by a roofline, which no run reaches; at 40 % of the chips' peak, an estimate,
+it is about half a chip-hour on v5e, four minutes.
 
 Published (arXiv 2406.09415, second version, read in one account): the two accuracies. All else
 is assumed: Tiny, 32×32 pixels, training on the 1020 images of TensorFlow Datasets' `train`

@@ -14,8 +14,9 @@
 experiments/position_embedding.py, pixel_permutation.py and trend_fixed_length.py run them
 all. `pit-b` has 50 177 tokens here: 197 times the cost.
 
-Expected cost, an estimate and not a measurement: 3.8e19 training FLOP for ViT-B/16; at 40 %
-of a v5e chip's published bf16 peak (197 TFLOP/s) 133 chip-hours, two hours on v5e-64.
+Expected cost: `pit-jax preflight` finds at least 54 chip-hours for `vit-b/16` on v5e-64 and
+23 on v5p-64, by a roofline, which no run reaches; at 40 % of the chips' peak, an estimate,
+it is about 133 on v5e, two hours.
 
 Published (recipe read in one account, the supervised recipe of the MAE paper, whose own
 ViT-B/16 reaches 82.3): AdamW with betas (0.9, 0.95), base learning rate 1e-4 per 256 images,

@@ -21,8 +21,9 @@ Also `dit-s/2`, `dit-b/2`, `dit-l/4`, `dit-xl/4`, `pit-s`, ... with public DiT's
 `images`: the images that are encoded. VAE.safetensors is the public Stable Diffusion
 autoencoder (factor 8, 4 channels, scale 0.18215), 32×32×4 latents.
 
-Expected cost, an estimate and not a measurement: at 40 % of a v5e chip's published bf16
-peak (197 TFLOP/s) PiT-L takes about 3 900 chip-hours, fifteen hours on v5e-256.
+Expected cost: `pit-jax preflight` finds at least 1,637 chip-hours for `pit-l` on v5e-256
+and 703 on v5p-256, by a roofline, which no run reaches; at 40 % of the chips' peak, an
+estimate, it is about 3,900 on v5e, fifteen hours.
 
 Published (public DiT, Peebles & Xie 2023): AdamW at a constant 1e-4 without weight decay or
 warm-up, batch 256, horizontal flips, EMA 0.9999, label drop 0.1, a linear schedule of 1000

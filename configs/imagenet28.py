@@ -14,11 +14,12 @@
 
 With a learned vector for every colour instead of a linear layer, 12.9 billion numbers, PiT-B
 is published at 76.6 (read in one account): `--config.model.embed=dictionary
---config.mesh.fsdp=64`, since no chip holds it alone, without mixup and cutmix, which blend
-colours.
+--config.mesh.data=1 --config.mesh.fsdp=-1`, since no chip holds it alone, without mixup and
+cutmix, which blend colours.
 
-Expected cost, an estimate and not a measurement: at 40 % of a v5e chip's published bf16
-peak (197 TFLOP/s) PiT-B takes about 590 chip-hours, some nine hours on v5e-64.
+Expected cost: `pit-jax preflight` finds at least 314 chip-hours for `pit-b` on v5e-64 and
+135 on v5p-64, by a roofline, which no run reaches; at 40 % of the chips' peak, an estimate,
+it is about 590 on v5e, some nine hours.
 
 Published (recipe read in one account, the supervised recipe of the MAE paper): AdamW with
 betas (0.9, 0.95), base learning rate 1e-4 per 256 images, batch 4096, weight decay 0.3,

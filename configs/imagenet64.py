@@ -11,8 +11,9 @@
 | `vit-s/2`  | 1025   | 81.0              | 6.7e19                         |
 | `pit-s`    | 4097   | 81.8              | 5.1e20                         |
 
-Expected cost, an estimate and not a measurement: at 40 % of a v5e chip's published bf16
-peak (197 TFLOP/s) PiT-S takes about 1800 chip-hours, seven hours on v5e-256.
+Expected cost: `pit-jax preflight` finds at least 880 chip-hours for `pit-s` on v5e-256 and
+378 on v5p-256, by a roofline, which no run reaches; at 40 % of the chips' peak, an
+estimate, it is about 1,800 on v5e, seven hours.
 
 From a copy at 64×64, made once and 16 GB large, nothing is decoded while it trains, and all
 images are held in memory:

@@ -5,9 +5,9 @@
 
 Published for ViT-B/16 by public MAE, after 1600 epochs of pre-training: 83.6 %.
 
-Expected cost, an estimate and not a measurement: 1.4e19 training FLOP for ViT-B/16; at 40 %
-of a v5e chip's published bf16 peak (197 TFLOP/s) 48 chip-hours, three quarters of an
-hour on v5e-64.
+Expected cost: `pit-jax preflight` finds at least 19 chip-hours for `vit-b/16` on v5e-64 and
+8.3 on v5p-64, by a roofline, which no run reaches; at 40 % of the chips' peak, an estimate,
+it is about 48 on v5e, three quarters of an hour.
 
 Published (He et al. 2021, table 9, and the public code): AdamW with betas (0.9, 0.999), base
 learning rate 5e-4 per 256 images for Base (1e-3 for Large), batch 1024, weight decay 0.05,

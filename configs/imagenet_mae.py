@@ -6,9 +6,9 @@
 Published for ViT-B/16 by public MAE, after 1600 epochs: 83.6 % fine-tuned, 67.8 % by a
 linear probe (`pit-jax eval --workdir ... --probe linear`).
 
-Expected cost, an estimate and not a measurement: 1.2e20 training FLOP for ViT-B/16; at 40 %
-of a v5e chip's published bf16 peak (197 TFLOP/s) about 420 chip-hours, seven hours on
-v5e-64.
+Expected cost: `pit-jax preflight` finds at least 170 chip-hours for `vit-b/16` on v5e-64
+and 73 on v5p-64, by a roofline, which no run reaches; at 40 % of the chips' peak, an
+estimate, it is about 420 on v5e, seven hours.
 
 Published (He et al. 2021, table 8, and the public code): mask ratio 0.75, targets normalised
 by patch, fixed sine-cosine positions in encoder and decoder, decoder of width 512 with 8

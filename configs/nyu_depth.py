@@ -8,9 +8,9 @@
 | `pit-s`   | 4097   | 0.72                   |
 | `vit-s/2` | 1025   | 0.80                   |
 
-Expected cost, an estimate and not a measurement: 1.7e18 training FLOP for patch 1; at 40 % of a
-v5e chip's published bf16 peak (197 TFLOP/s) about 6 chip-hours, one on v5e-8. Patches of 2 take
-an eighth of it.
+Expected cost: `pit-jax preflight` finds at least 2.9 chip-hours for `pit-s` on v5e-8 and
+1.2 on v5p-16, by a roofline, which no run reaches; at 40 % of the chips' peak, an estimate,
+it is about six on v5e, three quarters of an hour. Patches of 2 take an eighth of it.
 
 Published (arXiv 2406.09415, second version): Small, RMSE 0.80 with patches of 2 and 0.72 with
 pixels. All else is assumed: 64×64 pixels from the whole 640×480 (the shorter side resized, the

@@ -11,9 +11,9 @@
 | `vit-b/2`  | 1025   | 80.8              |
 | `pit-b`    | 4097   | 81.3              |
 
-Expected cost, an estimate and not a measurement: 1.4e21 training FLOP for patch 1; at 40 % of
-a v5e chip's published bf16 peak (197 TFLOP/s) about 4900 chip-hours, nineteen hours on
-v5e-256.
+Expected cost: `pit-jax preflight` finds at least 2,288 chip-hours for `pit-b` on v5e-256
+and 982 on v5p-256, by a roofline, which no run reaches; at 40 % of the chips' peak, an
+estimate, it is about 4,900 on v5e, nineteen hours.
 
 Published by "Scaling Laws in Patchification" (arXiv 2502.03738), which trains DeiT-B. All of
 the recipe is assumed to be DeiT's (Touvron et al. 2021, table 9): AdamW, learning rate 5e-4

@@ -66,7 +66,7 @@ ROWS = [
         "76.6 %",
         f"{SCRATCH}, v2, a vector for every colour",
         MIDDLE,
-        "model.embed=dictionary mesh.fsdp=64"
+        "model.embed=dictionary mesh.data=1 mesh.fsdp=-1"
         " data.augmentation.mixup=0.0 data.augmentation.cutmix=0.0",
     ),
     *(
@@ -204,9 +204,14 @@ def cells(row: Row, found: dict[str, Any]) -> list[str]:
             line += [chips, "not compiled", "–"]
             continue
         size = f"{got['hbm_peak_bytes'] / GIB:.2f} of {got['hbm_limit_bytes'] / GIB:.2f}"
-        hours = "–" if got["chip_hours"] is None else f"{got['chip_hours']:,.0f}"
+        hours = "–" if got["chip_hours"] is None else rounded(got["chip_hours"])
         line += [chips, size if got["fits"] else f"{size}: does not fit", hours]
     return line
+
+
+def rounded(hours: float) -> str:
+    """ "1,637", "3.2", "0.048"."""
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 HEAD = """# Configs
@@ -233,6 +238,9 @@ def render() -> str:
 
 
 if __name__ == "__main__":
+    from pit_jax.parallel import processes
+
+    processes.choose_platform()
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--compile", action="store_true", help="compile what is missing first")
     if words.parse_args().compile:

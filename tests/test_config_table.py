@@ -22,6 +22,18 @@ def test_a_row_is_out_of_date_once_its_config_changes(monkeypatch):
     assert config_table.compiled(changed, chips, renamed) is None
 
 
+@pytest.mark.parametrize("file", sorted({row.config.split(":")[0] for row in config_table.ROWS}))
+def test_a_docstring_gives_the_chip_hours_that_preflight_found(file):
+    words = " ".join((config_table.ROOT / "configs" / file).read_text().split('"""')[1].split())
+    said = re.search(r"at least (\S+) chip-hours for `(\S+)` on (\S+) and (\S+) on (\S+),", words)
+    hours, argument, one, other_hours, other = said.groups()
+    kept = config_table.results()
+    for chips, number in ((one, hours), (other, other_hours)):
+        found = kept[f"{file}:{argument} on {chips}"]
+        assert config_table.rounded(found["chip_hours"]) == number
+    assert (one, other) in {row.chips for row in config_table.ROWS if row.config.startswith(file)}
+
+
 def docstring_rows(file: str) -> dict[str, list[str]]:
     """The table of a config's docstring: {argument or changed fields: the row's cells}."""
     text = (config_table.ROOT / "configs" / file).read_text().split('"""')[1]

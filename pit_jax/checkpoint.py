@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from pit_jax import files
 from pit_jax.errors import ConfigError, PitError, StorageError
 from pit_jax.files import sha256
 from pit_jax.parallel.rules import path_of
@@ -66,6 +67,7 @@ class Checkpoints:
           StorageError: if this save, or the one before it, could not be written.
         """
         self.finish()
+        self._rundir.guard()
         self._check_space(step, state)
         try:
             self._checkpointer.save(self._root / str(step), state)
@@ -97,6 +99,7 @@ class Checkpoints:
         try:
             self._checkpointer.wait_until_finished()
             if jax.process_index() == 0:
+                self._rundir.flush_rows()  # or the rows before this step would be lost for good
                 self._write_manifest(step, metrics)
                 self._prune()
         except PitError:
@@ -106,7 +109,7 @@ class Checkpoints:
 
     def _check_space(self, step: int, state: Any) -> None:
         """Refuses a save that cannot fit, rather than have orbax find out half-way."""
-        if "://" in str(self._root):
+        if files.in_bucket(self._root):
             return
         free = shutil.disk_usage(self._rundir.path).free
         needed = 1.1 * sum(x.nbytes for x in jax.tree.leaves(state)) + _OVERHEAD
@@ -123,11 +126,11 @@ class Checkpoints:
         return StorageError(message + (f"; step {before[-1]} is intact" if before else ""))
 
     def _write_manifest(self, step: int, metrics: dict[str, float]) -> None:
-        files = {
+        content = {
             name: {"bytes": path.stat().length, "sha256": sha256(path)}
             for name, path in _files(self._root / str(step)).items()
         }
-        manifest = {"step": step, "metrics": metrics, "files": files}
+        manifest = {"step": step, "metrics": metrics, "files": content}
         self._rundir.write(f"manifests/{step}.json", json.dumps(manifest, indent=1) + "\n")
 
     def _prune(self) -> None:
@@ -143,9 +146,10 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that were saved whole (not yet: verified), oldest first."""
-        if not self._manifests.exists():
-            return []
-        return sorted(int(p.stem) for p in self._manifests.iterdir() if p.stem.isdigit())
+        with files.told(self._manifests, "read"):
+            if not self._manifests.exists():
+                return []
+            return sorted(int(p.stem) for p in self._manifests.iterdir() if p.stem.isdigit())
 
     def best_step(self) -> int | None:
         """The step of the best evaluation among those that are kept."""
@@ -166,9 +170,9 @@ class Checkpoints:
         manifest = self._manifest(step)
         if manifest is None:
             return [f"manifests/{step}.json is unreadable"]
-        files = _files(self._root / str(step))
-        problems = [f"{name} is missing" for name in manifest["files"] if name not in files]
-        for name, path in files.items():
+        found = _files(self._root / str(step))
+        problems = [f"{name} is missing" for name in manifest["files"] if name not in found]
+        for name, path in found.items():
             expected = manifest["files"].get(name)
             if expected is None:
                 problems.append(f"{name} does not belong to it")
@@ -212,6 +216,12 @@ class Checkpoints:
         return None if found == -1 else found
 
     def _newest_intact(self, report: Any, repair: bool) -> int | None:
+        with files.told(self._root, "read"):
+            return self._verified(report, repair)
+
+    def _verified(self, report: Any, repair: bool) -> int | None:
+        if repair:
+            self._rundir.guard()
         steps = self.steps()
         for step in reversed(steps):
             problems = self.verify(step)
@@ -235,10 +245,9 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         aside = self._rundir.path / "corrupt"
-        aside.mkdir(exist_ok=True)
-        number = sum(1 for _ in aside.iterdir())
+        number = sum(1 for _ in aside.iterdir()) if aside.exists() else 0
         if (self._root / str(step)).exists():
-            (self._root / str(step)).rename(aside / f"{step}-{number}")
+            files.move(self._root / str(step), aside / f"{step}-{number}")
         (self._manifests / f"{step}.json").unlink()
 
     def restore(self, step: int, shapes: Any) -> Any:
@@ -272,7 +281,8 @@ class Checkpoints:
                 )
 
     def _metadata(self, step: int) -> Any:
-        return self._checkpointer.metadata(self._root / str(step)).item_metadata.tree
+        with files.told(self._root / str(step), "read"):
+            return self._checkpointer.metadata(self._root / str(step)).item_metadata.tree
 
     def read(self, step: int) -> dict:
         """The tree that was saved at `step`, whole, as nested dicts of NumPy arrays."""
@@ -301,8 +311,8 @@ def _files(directory: epath.Path, prefix: str = "") -> dict[str, epath.Path]:
     """Every file below a directory, by its relative path; {} if there is none."""
     if not directory.exists():
         return {}
-    files = {}
+    found = {}
     for path in sorted(directory.iterdir()):
         name = f"{prefix}{path.name}"
-        files |= _files(path, f"{name}/") if path.is_dir() else {name: path}
-    return files
+        found |= _files(path, f"{name}/") if path.is_dir() else {name: path}
+    return found

@@ -340,6 +340,8 @@ FIELDS: dict[str, F] = {
     "checkpoint.keep": F(2, "newest checkpoints that stay", low=1),
     "checkpoint.keep_best": F(1, "checkpoints of best accuracy or RMSE that stay too", low=0),
     "launch.heartbeat_s": F(100, "seconds until a silent process counts as dead", low=10),
+    "launch.retries": F(5, "crashes without a new checkpoint between them until a run is given up", low=0),
+    "launch.hang_s": F(1800, "seconds without a step until a run counts as hung; 0 = never", low=0),
     "init_from": F("", "run directory or .safetensors file whose weights the run starts from"),
     "init_task": F("", "the task that init_from must have been trained by; empty = any", choices=("", *TASKS)),
     "resume": F("", "run directory whose whole state a fresh run starts from"),

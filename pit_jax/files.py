@@ -9,14 +9,16 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 from etils.epath.backend import fsspec_backend
 
-from pit_jax.errors import ConfigError, StorageError
+from pit_jax.errors import ConfigError, PitError, StorageError
 
 _PIECE = 1 << 20
 _DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}  # packages that read buckets
@@ -59,6 +61,7 @@ def check_place(path: str | os.PathLike, called: str = "the path") -> None:
         raise ConfigError(f"{called} {path} names no bucket: write {scheme}://BUCKET/...")
     if importlib.util.find_spec("tensorflow") is None:  # epath takes it where it is installed
         try:
+            _list_anew(scheme)
             fsspec_backend.fs(path)
         except ImportError:
             raise ConfigError(
@@ -67,13 +70,26 @@ def check_place(path: str | os.PathLike, called: str = "the path") -> None:
             ) from None
 
 
+def in_bucket(path: epath.PathLike) -> bool:
+    """Whether a place is no local one: there objects appear whole, and there are no folders."""
+    return "://" in os.fspath(path)
+
+
+def _list_anew(scheme: str) -> None:
+    """Has bucket drivers ask every time: other processes write there too."""
+    from fsspec.config import conf
+
+    for name in (scheme, "gcs") if scheme == "gs" else (scheme,):
+        conf.setdefault(name, {})["use_listings_cache"] = False
+
+
 def replaceable(path: epath.PathLike) -> epath.Path:
     """The file that writing to `path` replaces: a link's target and not the link.
 
     Raises:
       StorageError: for a device, a directory and the like, and for a file that is read-only.
     """
-    if "://" in os.fspath(path):
+    if in_bucket(path):
         return epath.Path(path)
     target = epath.Path(os.path.realpath(path))
     try:
@@ -102,6 +118,16 @@ def whole(path: epath.PathLike) -> Iterator[epath.Path]:
       StorageError: if the file cannot be written.
     """
     target = replaceable(path)
+    if in_bucket(target):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = epath.Path(folder) / target.name
+            try:
+                yield temporary
+            except OSError as error:
+                raise storage_error(target, error) from None
+            with told(target), temporary.open("rb") as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink, _PIECE)
+        return
     temporary = target.parent / f".{target.name}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,13 +143,52 @@ def whole(path: epath.PathLike) -> Iterator[epath.Path]:
 
 def write(path: epath.PathLike, content: str | bytes) -> None:
     """Replaces a file as a whole, see `whole`."""
+    content = content.encode() if isinstance(content, str) else content
+    if in_bucket(path):
+        with told(path):
+            epath.Path(path).write_bytes(content)
+        return
     with whole(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(content)
 
 
-def storage_error(path: epath.PathLike, error: OSError, what: str = "written") -> StorageError:
+def move(source: epath.PathLike, target: epath.PathLike) -> None:
+    """Moves a folder and all that is in it; folders are made.
+
+    Raises:
+      StorageError: if it cannot be moved.
+    """
+    with told(target):
+        if in_bucket(source):  # epath would miss the folder above, which no bucket has
+            fsspec_backend.fs(source).mv(os.fspath(source), os.fspath(target), recursive=True)
+        else:
+            epath.Path(target).parent.mkdir(parents=True, exist_ok=True)
+            epath.Path(source).rename(target)
+
+
+@contextlib.contextmanager
+def told(path: epath.PathLike, what: str = "written") -> Iterator[None]:
+    """Turns what file systems raise, and the many types of bucket drivers, into one line.
+
+    Raises:
+      StorageError: if the block fails because of the place.
+    """
+    try:
+        yield
+    except PitError:
+        raise
+    except OSError as error:
+        raise storage_error(path, error, what) from None
+    except Exception as error:
+        if not in_bucket(path):
+            raise
+        raise storage_error(path, error, what) from None
+
+
+def storage_error(path: epath.PathLike, error: Exception, what: str = "written") -> StorageError:
     """The one line for a file that could not be written, or read."""
-    return StorageError(f"{path} could not be {what}: {error.strerror or error}")
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+    return StorageError(f"{path} could not be {what}: {reason or type(error).__name__}")
 
 
 # Reading ------------------------------------------------------------------------------
@@ -136,10 +201,9 @@ def read_json(path: epath.PathLike) -> Any:
       StorageError: if it cannot be read.
       ValueError: if it is no JSON.
     """
-    try:
-        return parse_json(epath.Path(path).read_bytes())
-    except OSError as error:
-        raise storage_error(path, error, "read") from None
+    with told(path, "read"):
+        content = epath.Path(path).read_bytes()
+    return parse_json(content)
 
 
 def parse_json(text: str | bytes) -> Any:

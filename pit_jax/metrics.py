@@ -24,7 +24,7 @@ class Writers:
         if config.train.tensorboard:
             import tensorboardX
 
-            self._events = tensorboardX.SummaryWriter(str(rundir.path / "events"))
+            self._events = tensorboardX.SummaryWriter(rundir.local("events"))
         if config.train.wandb:
             try:
                 import wandb
@@ -60,10 +60,20 @@ class Writers:
             raise storage_error(self._rundir.path / "events", error) from None
 
     def close(self) -> None:
-        if self._events:
-            self._events.close()
-        if self._wandb:
-            self._wandb.finish()
+        """Writes what is left; to be called once more is harmless.
+
+        Raises:
+          StorageError: if that fails.
+        """
+        events, run, self._events, self._wandb = self._events, self._wandb, None, None
+        if run:
+            run.finish()
+        try:
+            if events:
+                events.close()
+        except OSError as error:
+            raise storage_error(self._rundir.path / "events", error) from None
+        self._rundir.flush()
 
 
 class Progress:

@@ -9,6 +9,13 @@ checkpoints/    see checkpoint.py
 events/         TensorBoard
 pictures/       what evaluations draw, <name>-<step>.png
 records/        what evaluations measured and what it depends on, <name>-<step>.json
+
+and, of a run that was launched or is running, launch.json, launch/, logs/, heartbeat.json and
+lease.json (see lease.py).
+
+On gs:// nothing can be added to a file. There rows are kept in memory and metrics.jsonl is
+rewritten at most once a minute, before a checkpoint counts, and at the end; what libraries
+write by themselves (events, profiles) lies in a temporary folder and is copied then.
 """
 
 import datetime
@@ -19,7 +26,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -27,7 +34,9 @@ from ml_collections import ConfigDict
 
 from pit_jax import configfile, files, runvalues
 from pit_jax.config import flatten
-from pit_jax.errors import ConfigError
+from pit_jax.errors import ConfigError, StorageError
+from pit_jax.mirror import Mirror
+from pit_jax.rows import Rows
 
 # What may differ between the config a run was started with and the one it goes on with.
 # Everything else would make the second half of the run a different experiment.
@@ -37,6 +46,9 @@ MAY_DIFFER += ("model.attention", "model.exchange", "model.remat")
 MAY_DIFFER += ("data.dir", "data.latents_of", "data.workers", "data.in_memory_gb")
 MAY_DIFFER += ("data.eval_crop",)
 MAY_DIFFER += ("sample.", "autoencoder.weights")
+
+# What may lie in a directory before its run was started there.
+_BEFORE = {"launch.json", "launch", "logs", "lease.json", "heartbeat.json", "status.json"}
 
 _PACKAGES = ("pit_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
@@ -56,8 +68,16 @@ class RunDir:
         files.check_place(path, "the directory")
         # Orbax wants absolute paths; what is on gs:// is absolute already.
         self.path = (
-            epath.Path(path) if "://" in str(path) else epath.Path(path).expanduser().absolute()
+            epath.Path(path) if files.in_bucket(path) else epath.Path(path).expanduser().absolute()
         )
+        # Called before every write: raises once another run may be writing here, see lease.py.
+        self.guard: Callable[[], None] = lambda: None
+        self._rows = Rows(
+            self.path / "metrics.jsonl",
+            lambda content: self.write("metrics.jsonl", content),
+            lambda: self.guard(),
+        )
+        self._mirror = Mirror(self.path)
 
     @property
     def checkpoints(self) -> epath.Path:
@@ -71,15 +91,19 @@ class RunDir:
         Raises:
           ConfigError: with the reason when it cannot.
         """
+        probe = self.path / f".writable-{os.getpid()}"
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".writable-{os.getpid()}"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            reason = error.strerror or error
+            if not files.in_bucket(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+            with files.told(self.path):
+                probe.write_text("")
+                found = {p.name for p in self.path.iterdir()}
+                probe.unlink()
+        except (OSError, StorageError) as error:
+            reason = str(error).partition(" could not be written: ")[2]
+            reason = reason or getattr(error, "strerror", None) or error
             raise ConfigError(f"--workdir {self.path} cannot be written: {reason}") from None
-        other = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
+        other = {name for name in found if not name.startswith(".")} - _BEFORE
         if other and not self.exists():
             raise ConfigError(
                 f"--workdir {self.path} holds no run but other files ({sorted(other)[0]}, ...):"
@@ -88,10 +112,8 @@ class RunDir:
 
     def exists(self) -> bool:
         """Whether a run was started here."""
-        try:
+        with files.told(self.path, "read"):
             return (self.path / "config.json").exists()
-        except OSError as error:
-            raise files.storage_error(self.path, error, "read") from None
 
     def check_same(self, config: ConfigDict) -> None:
         """Refuses to go on with another config than the one the run was started with.
@@ -118,7 +140,7 @@ class RunDir:
           ConfigError: if there is none.
         """
         path = self.path / "config.json"
-        if not path.exists():
+        if not self.exists():
             raise ConfigError(f"{self.path} is no run directory: it has no config.json")
         try:
             return configfile.load(str(path))
@@ -170,12 +192,19 @@ class RunDir:
     # Metrics --------------------------------------------------------------------------
 
     def append_row(self, row: dict[str, Any]) -> None:
-        """Adds one row to metrics.jsonl."""
-        try:
-            with (self.path / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise files.storage_error(self.path / "metrics.jsonl", error) from None
+        """Adds one row to metrics.jsonl; see `flush`."""
+        if self._rows.append(row):
+            self.flush()
+
+    def flush_rows(self) -> None:
+        """Writes the rows that were kept back, if any; from any thread."""
+        self._rows.flush()
+
+    def flush(self) -> None:
+        """Writes all that was kept back because the directory is in a bucket."""
+        self.guard()
+        self._rows.flush()
+        self._mirror.flush()
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; it ends at the first line that is cut off or no row."""
@@ -183,7 +212,7 @@ class RunDir:
 
     def read_rows(self, notes: list[str] | None = None) -> tuple[list[dict[str, Any]], int | None]:
         """The rows, and the number of the line they end at because it is no row, if one is."""
-        lines, broken = self._lines()
+        lines, broken = self._rows.read()
         rows, lost = zip(*map(runvalues.row, lines), strict=True) if lines else ((), ())
         self._lost(notes, "metrics.jsonl", sorted({name for names in lost for name in names}))
         return list(rows), broken
@@ -195,9 +224,8 @@ class RunDir:
 
     def cut_rows(self, step: int) -> None:
         """Forgets what was logged after `step`, and notes that the run resumed there."""
-        kept = [row for row in self._lines()[0] if row["step"] <= step]
-        kept.append({"event": "resume", "step": step})
-        self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        kept = [row for row in self._rows.read()[0] if row["step"] <= step]
+        self._rows.replace([*kept, {"event": "resume", "step": step}])
 
     # Files ----------------------------------------------------------------------------
 
@@ -225,36 +253,30 @@ class RunDir:
         """Replaces a file as a whole: a reader sees the old content or the new one.
 
         Raises:
-          StorageError: if the file cannot be written.
+          StorageError: if the file cannot be written, or another run took the directory over.
         """
+        self.guard()
         files.write(self.path / name, content)
+
+    def local(self, name: str) -> str:
+        """A folder of this machine for a library that writes files by itself.
+
+        It is <directory>/<name>; of a directory in a bucket a temporary one, which `flush`
+        copies there.
+        """
+        in_bucket = files.in_bucket(self.path)
+        return self._mirror.folder(name) if in_bucket else str(self.path / name)
 
     def _json(self, name: str, notes: list[str] | None = None) -> Any:
         """What a file holds; None where it is missing or no JSON."""
         path = self.path / name
         try:
-            return files.read_json(path) if path.exists() else None
+            with files.told(path, "read"):
+                there = path.exists()
+            return files.read_json(path) if there else None
         except ValueError:
             self._note(notes, f"{name} is no JSON: it was left unread")
             return None
-
-    def _lines(self) -> tuple[list[dict[str, Any]], int | None]:
-        """Of metrics.jsonl as they are; and the number of the first that is no row."""
-        path = self.path / "metrics.jsonl"
-        try:
-            content = path.read_bytes() if path.exists() else b""
-        except OSError as error:
-            raise files.storage_error(path, error, "read") from None
-        rows = []
-        for number, line in enumerate(content.splitlines(), 1):
-            try:
-                row = files.parse_json(line)
-            except ValueError:  # UnicodeDecodeError too
-                return rows, number
-            if not runvalues.is_row(row):
-                return rows, number
-            rows.append(row)
-        return rows, None
 
     def _lost(self, notes: list[str] | None, where: str, names: Sequence[str]) -> None:
         if names:

@@ -39,6 +39,10 @@ def text(value: Any) -> str | None:
     return printable(value) if isinstance(value, str) else None
 
 
+def truth(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
 def texts(value: Any) -> list[str] | None:
     fits = isinstance(value, list) and all(isinstance(x, str) for x in value)
     return [printable(x) for x in value] if fits else None
@@ -117,6 +121,7 @@ def _same(value: Any) -> Any:
 
 _STATUS = {"state": text, "exit_code": whole, "step": whole, "total": whole, "time": text}
 _STATUS |= {"attempt": whole, "result": _Each(number)}
+_STATUS |= {"launch": text, "final": truth, "reason": text}  # of a supervisor
 _ENVIRONMENT = {"time": text, "commit": text, "uncommitted": text, "versions": _Each(text)}
 _ENVIRONMENT |= {"python": text, "platform": text, "devices": texts, "device_count": whole}
 _ENVIRONMENT |= {"command": texts, "cost": _Each(finite)}

@@ -11,7 +11,18 @@ from typing import Any
 
 import jax
 
-from pit_jax import checkpoint, classifier, evaluate, metrics, rundir, signals, step, tasks
+from pit_jax import (
+    beat,
+    checkpoint,
+    claim,
+    classifier,
+    evaluate,
+    metrics,
+    rundir,
+    signals,
+    step,
+    tasks,
+)
 from pit_jax.config import label
 from pit_jax.data import latent_origin, pipeline, sources
 from pit_jax.errors import EXIT_BUG, NonFiniteLoss, PitError, StopAsked, Stopped
@@ -50,23 +61,41 @@ def train(
       devices: those to use; all of them by default.
 
     Raises:
-      ConfigError: if the config, the directory, the data or the mesh do not fit.
+      ConfigError: if the config, the directory, the data or the mesh do not fit, or another
+        run is writing there.
       NonFiniteLoss: if the loss or the gradient norm is NaN or infinite.
       StorageError: if something cannot be written or no checkpoint is intact.
       Stopped: after a SIGTERM or Ctrl-C, once the state is saved.
     """
-    # ---- 1. The run directory: the same run or a new one -----------------------------
-    started = time.time()
+    # ---- 1. The run directory: the same run or a new one, and nobody else's ----------
     run = rundir.RunDir(workdir)
+    origin = None
+
+    def start() -> None:
+        nonlocal origin
+        begun = run.exists()
+        if begun:
+            run.check_same(config)
+        else:
+            initial.check(config)
+        origin = latent_origin.check_start(config, run)
+        if not begun:
+            run.create()
+
+    with claim.of_all(run, start):
+        return _train(config, run, origin, profile, devices)
+
+
+def _train(
+    config: Any,
+    run: rundir.RunDir,
+    origin: latent_origin.Origin | None,
+    profile: tuple[int, int] | None,
+    devices: Sequence[jax.Device] | None,
+) -> Result:
+    """The chapters behind the first, in a directory that nobody else writes."""
+    started = time.time()
     writes = jax.process_index() == 0
-    begun = run.exists()
-    if begun:
-        run.check_same(config)
-    else:
-        initial.check(config)
-    origin = latent_origin.check_start(config, run)
-    if writes and not begun:
-        run.create()
 
     # ---- 2. Devices ------------------------------------------------------------------
     mesh = meshes.make_mesh(config.mesh, devices)
@@ -94,7 +123,8 @@ def train(
 
     def in_order(reader: pipeline.Reader) -> pipeline.Pipeline:
         size = config.eval.batch_size or batch_size
-        return pipeline.Pipeline(reader, steps.batch_sharding, size, config.data.workers)
+        words = (reader, steps.batch_sharding, size, config.data.workers)
+        return pipeline.Pipeline(*words, on_batch=lambda: beats(number))
 
     context = Context(
         config=config,
@@ -161,6 +191,7 @@ def train(
             contextlib.closing(train_data.train(config.train.seed, first))
         )
         stop_request = stack.enter_context(signals.StopRequest(mesh))
+        beats = stack.enter_context(contextlib.closing(beat.Beat()))
         meter = Meter(batch_size, mesh.size, cost.training, mesh.devices.flat[0].device_kind)
         last_finite: dict[str, float] = {}
         last_eval: dict[str, float] = {}
@@ -190,9 +221,14 @@ def train(
             if row and writers:
                 writers.write(number, row)
 
+        def asked_to_stop() -> int:
+            """The signal to stop for; asking is also a sign of life."""
+            beats(number)
+            return stop_request.asked()
+
         def evaluation(number: int) -> dict[str, float]:
             """What is measured of the state after step `number`."""
-            now = dataclasses.replace(context, state=state, stopped=stop_request.asked)
+            now = dataclasses.replace(context, state=state, stopped=asked_to_stop)
             if writers:
                 draw = functools.partial(writers.picture, number)
                 record = functools.partial(run.write_record, number)
@@ -204,7 +240,7 @@ def train(
         try:
             for number in range(first + 1, total + 1):
                 if profile and number == first + profile[0]:
-                    jax.profiler.start_trace(str(run.path / "profile"))
+                    jax.profiler.start_trace(run.local("profile"))
                     profiling = True
                 with meter.waiting():
                     batch = next(batches)
@@ -220,7 +256,7 @@ def train(
                     jax.profiler.stop_trace()
                     profiling = False
                     say(f"profiler trace of steps {profile} in {run.path}/profile")
-                asked = stop_request.asked()
+                asked = asked_to_stop()
                 evaluates = number % eval_every == 0 or number == total
                 saves = number % save_every == 0 or number == total or asked
                 saved.poll()
@@ -255,7 +291,7 @@ def train(
                     writers.write(total, last_eval)
         except BaseException as error:
             state_now = "preempted" if isinstance(error, Stopped) else "failed"
-            _leave(run, writes, state_now, getattr(error, "exit_code", EXIT_BUG), number)
+            _leave(run, writers, state_now, getattr(error, "exit_code", EXIT_BUG), number)
             raise
         finally:
             if profiling:
@@ -266,7 +302,8 @@ def train(
             if writes and (skipped := pipeline.skipped(reader)):
                 progress.warn(skipped)
         seconds = time.time() - started
-        if writes:
+        if writers:
+            writers.close()
             run.write_status(state="done", exit_code=0, step=total, result=last_eval)
     return Result(str(run.path), total, last_eval, parameters, meter.mean_rate(), seconds)
 
@@ -292,8 +329,10 @@ def _devices(mesh: jax.sharding.Mesh) -> str:
     return f"{mesh.size} × {kind}" + (f" ({axes})" if axes else "")
 
 
-def _leave(run: rundir.RunDir, writes: bool, state: str, code: int, number: int) -> None:
+def _leave(run: rundir.RunDir, writers: Any, state: str, code: int, number: int) -> None:
     """Notes how the run ended; a disk that is full keeps the first error in view."""
-    if writes:
+    if writers:
+        with contextlib.suppress(PitError):
+            writers.close()
         with contextlib.suppress(PitError):
             run.write_status(state=state, exit_code=code, step=number)

@@ -25,6 +25,8 @@ from ml_collections import ConfigDict
 
 from pit_jax import config, validation
 
+from .gcs import bucket as bucket
+
 LONGEST = (
     "test_train.py",
     "perf/test_preflight.py",

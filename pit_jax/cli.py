@@ -7,18 +7,28 @@ import argparse
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pit_jax import grammar
-from pit_jax.errors import EXIT_BUG, EXIT_INTERRUPTED, ConfigError, PitError, Stopped
+from pit_jax import grammar, launch_grammar
+from pit_jax.errors import (
+    EXIT_BUG,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_PREEMPTED,
+    ConfigError,
+    PitError,
+    Stopped,
+)
 
 
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train a config; goes on by itself where the work directory holds an earlier start."""
-    from pit_jax import configfile, validation
+    from pit_jax import beat, configfile, validation
     from pit_jax.parallel import processes
 
+    beat.print_stacks_when_asked()
     profile = _profile(args.profile)
     config = configfile.load(args.config, overrides)
     heartbeat_s, deterministic = config.launch.heartbeat_s, config.train.deterministic
@@ -164,6 +174,21 @@ def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         print(f"written: {path}")
 
 
+def launch(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Start a run on Cloud TPUs, on GKE or here, keep it going, and look after it."""
+    import importlib
+
+    if args.action:
+        _no_overrides(overrides)
+        from pit_jax.launch import commands
+
+        getattr(commands, args.action)(args)
+        return
+    launch_grammar.check(args)
+    target = importlib.import_module(f"pit_jax.launch.{args.target}")
+    target.launch(args, overrides)
+
+
 def weights(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Bring public weights in, or a run's weights out."""
     from pit_jax.parallel import processes
@@ -233,6 +258,7 @@ def parser() -> argparse.ArgumentParser:
         bench=bench,
         sweep=sweep,
         compare=compare,
+        launch=launch,
         weights=weights,
         data_prepare=data_prepare,
         data_latents=data_latents,
@@ -244,14 +270,14 @@ def run(argv: Sequence[str]) -> int:
     """Runs one command line; returns its exit code and prints errors as one line."""
     try:
         words = parser()
-        args, rest = words.parse_known_args(argv)
+        args, rest = words.parse_known_args(launch_grammar.joined(argv))
         if args.verb is None:
             words.print_help()
             return 2 if argv else 0
         grammar.check_flags(rest, args.parser)
         args.function(args, rest)
     except (PitError, Stopped) as error:
-        print(f"pit-jax: {error}", file=sys.stderr, flush=True)
+        print(f"pit-jax: {_printable(str(error))}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         print("pit-jax: interrupted", file=sys.stderr, flush=True)
@@ -267,7 +293,14 @@ def main() -> NoReturn:
 
     if {"train", "eval", "sample"} & set(sys.argv[1:2]):
         processes.restart_with_huge_pages()
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except Exception:
+        processes.leave_alone(EXIT_BUG, traceback.format_exc())
+        raise
+    if code not in (EXIT_DONE, EXIT_PREEMPTED, EXIT_INTERRUPTED):
+        processes.leave_alone(code)
+    sys.exit(code)
 
 
 def _labels(words: Sequence[str] | None) -> str | list[int] | None:
@@ -286,6 +319,12 @@ def _check_writable(path: str, flag: str = "json") -> None:
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder) or os.path.isdir(path) or not os.access(folder, os.W_OK):
         raise ConfigError(f"--{flag} {path} cannot be written")
+
+
+def _printable(text: str) -> str:
+    """One line, whatever was quoted in it: no endless word, and nothing that moves the cursor."""
+    text = re.sub(r"\S{401,}", lambda word: f"{word[0][:200]}…", text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _no_overrides(words: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from pit_jax import __version__
+from pit_jax import __version__, launch_grammar
 from pit_jax.diffusion.names import SAMPLERS
 from pit_jax.errors import ConfigError
 
@@ -31,8 +31,10 @@ def parser(**functions: Callable) -> Parser:
     main.add_argument("--version", action="version", version=__version__)
     verbs = main.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
 
-    def verb(name: str, function: Callable, among: Any = verbs) -> argparse.ArgumentParser:
-        help_line = function.__doc__.splitlines()[0]
+    def verb(
+        name: str, function: Callable, among: Any = verbs, line: str = ""
+    ) -> argparse.ArgumentParser:
+        help_line = line or function.__doc__.splitlines()[0]
         sub = among.add_parser(name, help=help_line, description=help_line, allow_abbrev=False)
         sub.set_defaults(function=function, parser=sub)
         return sub
@@ -173,6 +175,7 @@ def parser(**functions: Callable) -> Parser:
         action="store_true",
         help="import: resample learned positions to another image size",
     )
+    launch_grammar.add(lambda name, line: verb(name, functions["launch"], line=line))
     help_line = "Prepare data sets, and what belongs to them."
     data = verbs.add_parser("data", help=help_line, description=help_line, allow_abbrev=False)
     data = data.add_subparsers(dest="action", metavar="ACTION", parser_class=Parser, required=True)

@@ -27,8 +27,11 @@ class Share:
     environment: tuple[tuple[str, str], ...] = ()
 
 
-def shares(jobs: int) -> list[Share]:
+def shares(jobs: int, flag: str = "--jobs") -> list[Share]:
     """This machine in `jobs` parts: cores without accelerators, else GPUs.
+
+    Args:
+      flag: what errors call the number.
 
     Raises:
       ConfigError: if a TPU, which one process owns, or too few GPUs are to be shared.
@@ -36,7 +39,7 @@ def shares(jobs: int) -> list[Share]:
     if jobs == 1:
         return [Share()]
     if processes.has_tpu():
-        raise ConfigError(f"--jobs {jobs}: one process at a time can use a TPU; write --jobs 1")
+        raise ConfigError(f"{flag} {jobs}: one process at a time can use a TPU; write {flag} 1")
     if processes.has_gpu():
         cards = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         cards = [c for c in cards if c] or [
@@ -44,7 +47,7 @@ def shares(jobs: int) -> list[Share]:
         ]
         if len(cards) < jobs:
             raise ConfigError(
-                f"--jobs {jobs}: there are {len(cards)} GPUs here, one a job at least"
+                f"{flag} {jobs}: there are {len(cards)} GPUs here, one a job at least"
             )
         return [Share((), (("CUDA_VISIBLE_DEVICES", ",".join(p)),)) for p in _parts(cards, jobs)]
     if not hasattr(os, "sched_getaffinity"):  # macOS

@@ -1,0 +1,1 @@
+"""Starting runs and keeping them going: here, on Cloud TPUs, on GKE."""

@@ -1,0 +1,340 @@
+"""Keeps a run going: starts its processes, watches them, starts them again.
+
+What a trainer's exit code means: 0 is done; 2, 3 and 4 would end the same way again; 75 and 130
+are a stop that nobody asked us for, so it goes on; anything else, 134 of jax.distributed among
+it, is a crash, after which it is started again with growing pauses, and given up after
+`Limits.retries` crashes without a new checkpoint between them.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import math
+import os
+import platform
+import secrets
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pit_jax import beat, files, lease
+from pit_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, PitError
+from pit_jax.launch.group import Group, Plan
+from pit_jax.launch.log import Log
+from pit_jax.rundir import RunDir
+
+FINAL = (EXIT_DONE, 2, 3, 4)
+_STOPS = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
+HEARTBEAT = "heartbeat.json"
+_HEARTBEAT_S, _HEARTBEAT_S_IN_A_BUCKET = 10.0, 60.0
+_TOGETHER_S = 1.0  # signals so close are one, as in signals.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How long and how often; all times in seconds.
+
+    Attributes:
+      retries: crashes without a new checkpoint between them that are still tried again.
+      hang_s: without a beat, until a run counts as hung; 0 for never.
+      heartbeat_s: between heartbeats in the run directory.
+      grace_s: for the checkpoint after a signal was passed on.
+      settle_s: for the other processes when one has failed.
+      finish_s: the same when it was done or has saved, as the others are about to.
+      stacks_s: for the stacks of all threads to be printed.
+      pause_s, longest_pause_s: before the first retry, doubled each time, and at most.
+      poll_s: between looks at the processes.
+    """
+
+    retries: int
+    hang_s: float
+    heartbeat_s: float = _HEARTBEAT_S
+    grace_s: float = 600.0
+    settle_s: float = 2.0
+    finish_s: float = 120.0
+    stacks_s: float = 2.0
+    pause_s: float = 1.0
+    longest_pause_s: float = 60.0
+    poll_s: float = 0.1
+
+    @classmethod
+    def of(cls, config: Any, run: RunDir) -> "Limits":
+        """Those of a config's `launch` fields."""
+        remote = files.in_bucket(run.path)
+        every = _HEARTBEAT_S_IN_A_BUCKET if remote else _HEARTBEAT_S
+        return cls(config.launch.retries, config.launch.hang_s, every)
+
+
+def supervise(
+    plan: Plan,
+    run: RunDir,
+    limits: Limits,
+    worker: str,
+    launch: str,
+    leads: bool,
+    out: Callable[[str], None] | None = None,
+) -> int:
+    """Runs the processes of `plan` on this machine until the run has ended.
+
+    Args:
+      plan: the processes of an attempt, by its number.
+      run: its directory; held by a lease meanwhile if this supervisor leads.
+      limits: see there.
+      worker: what its log is called.
+      launch: the launch's id, written into status.json.
+      leads: whether process 0 is among them: then status.json and heartbeat.json are kept.
+      out: takes every line that is printed; standard output by default.
+
+    Returns:
+      The exit code that it all ended with: 0, 2, 3, 4, 75 or 130 as in errors.py, else that of
+      the crash after which it was given up.
+
+    Raises:
+      ConfigError: if another process writes the directory.
+      StorageError: if the directory cannot be read or written.
+    """
+    owner = os.environ.get(lease.OWNER) or secrets.token_hex(16)
+    with contextlib.ExitStack() as stack:
+        if leads:
+            stack.enter_context(lease.held(run, owner))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pit-jax-")))
+        log = Log(run, worker, out or _print)
+        supervisor = _Supervisor(plan, run, limits, log, launch, leads, owner, folder)
+        with supervisor.listening(), supervisor.reporting():
+            return supervisor.run()
+
+
+@dataclasses.dataclass
+class _Supervisor:
+    plan: Plan
+    rundir: RunDir
+    limits: Limits
+    log: Log
+    launch: str
+    leads: bool
+    owner: str
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self._signals: list[int] = []
+        self._asked = -math.inf  # when the last signal came
+        self._woken = threading.Event()
+        self._attempt = 0
+        self._group: Group | None = None
+
+    # The run ----------------------------------------------------------------------------
+
+    def run(self) -> int:
+        crashes, saved = 0, self._newest()
+        self._begin()
+        while True:
+            self._attempt += 1
+            code, reason = self._try()
+            newest = self._newest()
+            if newest > saved:
+                crashes, saved = 0, newest
+            if code in FINAL:
+                return self._ended(code, reason)
+            if self._signals:
+                return self._stopped(code, reason, newest)
+            asked_by_others = code in _STOPS.values()
+            crashes += not asked_by_others
+            left = self.limits.retries - crashes
+            if left < 0:
+                times = f"after {crashes} crashes" if crashes > 1 else "after a crash"
+                since = (
+                    f" since the checkpoint of step {saved}" if saved else " before a checkpoint"
+                )
+                return self._ended(code, reason, f"given up {times}{since}: {reason}")
+            pause, tries = self.limits.pause_s, ""
+            if not asked_by_others:
+                pause = min(pause * 2 ** (crashes - 1), self.limits.longest_pause_s)
+                word = "try is" if left == 1 else "tries are"
+                tries = f"; {left or 'no'} more {word} left after that"
+            self.log.say(f"{reason}. Starting again in {pause:g} s{tries}")
+            self._status(state="restarting", exit_code=code, final=False, reason=reason)
+            self._woken.wait(pause)
+            if self._signals:
+                return self._stopped(code, reason, newest)
+            if not self.leads and (ended := self._ended_elsewhere()) is not None:
+                self.log.say(f"the run has ended with exit code {ended}")
+                return ended
+
+    def _try(self) -> tuple[int, str]:
+        """One attempt: its exit code, and in one line how it ended."""
+        environment = {lease.OWNER: self.owner}
+        group = Group(self.plan(self._attempt), self.log, self.folder, environment)
+        self._group = group
+        passed_on, since, why = 0, 0.0, ""
+        try:
+            while not group.ended:
+                self._woken.wait(self.limits.poll_s)
+                self._woken.clear()
+                group.look()
+                if len(self._signals) > passed_on:
+                    passed_on, since = len(self._signals), time.monotonic()
+                    self.log.say(_passing_on(self._signals))
+                    # Ctrl-C, too, as SIGTERM: a Python that is starting may miss a SIGINT.
+                    group.send(signal.SIGTERM) if passed_on == 1 else group.kill()
+                elif passed_on and time.monotonic() - since > self.limits.grace_s:
+                    why = f"did not save within {self.limits.grace_s:g} s and was killed"
+                    group.kill()
+                elif group.alone_s() > self._patience(group, bool(passed_on)):
+                    group.kill()
+                elif not passed_on and self._hangs(group):
+                    why = f"no step for {self.limits.hang_s:g} s"
+                    self._print_stacks(group)
+                    group.kill()
+        except BaseException:
+            group.kill()
+            raise
+        code, how = group.close()
+        return code, (why or how).rstrip(".")
+
+    def _patience(self, group: Group, told: bool) -> float:
+        """Seconds for the others once one has ended, perhaps because all were `told` to stop."""
+        if group.ends_together(told):
+            return math.inf if told else self.limits.finish_s  # `grace_s` bounds the first
+        return self.limits.settle_s
+
+    def _hangs(self, group: Group) -> bool:
+        limit = self.limits.hang_s
+        return bool(limit) and time.monotonic() - group.last_beat > limit
+
+    def _print_stacks(self, group: Group) -> None:
+        self.log.say(f"no step for {self.limits.hang_s:g} s; where every thread is:")
+        if beat.STACKS:
+            group.send(beat.STACKS)
+            time.sleep(self.limits.stacks_s)
+
+    def _newest(self) -> int:
+        """The newest step that was saved whole, 0 for none."""
+        folder = self.rundir.path / "manifests"
+        with contextlib.suppress(PitError), files.told(folder, "read"):
+            names = [path.name for path in folder.iterdir()]
+            steps = [name.removesuffix(".json") for name in names]
+            return max((int(step) for step in steps if step.isdecimal()), default=0)
+        return 0
+
+    # Its end ----------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """What status.json says of a run that is done stays until it trains again."""
+        fields: dict[str, Any] = {"final": False, "reason": ""}
+        with contextlib.suppress(PitError):
+            if self.rundir.status().get("state") != "done":
+                fields |= {"state": "starting", "exit_code": None}
+        self._status(**fields)
+
+    def _ended(self, code: int, reason: str, verdict: str = "") -> int:
+        """For good."""
+        state = "done" if code == EXIT_DONE else "failed"
+        if state == "failed":
+            verdict = (
+                verdict or f"exit code {code}: it would end so again, so it is not tried again"
+            )
+            self.log.say(verdict)
+        reason = reason if state == "failed" else ""
+        self._status(state=state, exit_code=code, final=True, reason=reason)
+        return code
+
+    def _stopped(self, code: int, reason: str, newest: int) -> int:
+        """Because of a signal to us; saved, unless it crashed or was killed before."""
+        if code not in _STOPS.values():
+            left = (
+                f"the checkpoint of step {newest} is the last one" if newest else "nothing is saved"
+            )
+            self.log.say(f"{reason}; {left}")
+        told, name = _STOPS[self._signals[0]], signal.Signals(self._signals[0]).name
+        self._status(state="preempted", exit_code=told, final=False, reason=f"stopped by {name}")
+        return told
+
+    def _ended_elsewhere(self) -> int | None:
+        """The exit code of this launch, if the supervisor of process 0 says that it is final."""
+        with contextlib.suppress(PitError):
+            found = self.rundir.status()
+            if found.get("final") and found.get("launch") == self.launch:
+                return found.get("exit_code")
+        return None
+
+    def _status(self, **fields: Any) -> None:
+        """Written while no trainer lives; what cannot be written is no reason to end."""
+        if self.leads:
+            try:
+                self.rundir.write_status(**fields, launch=self.launch)
+            except PitError as error:
+                self.log.say(str(error))
+
+    # Signals and reports ------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """The first signal is passed on, the second one kills."""
+
+        def note(number: int, frame: Any) -> None:
+            now = time.monotonic()
+            if now - self._asked > _TOGETHER_S:
+                self._signals.append(number)
+            self._asked = now
+            self._woken.set()
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, note) for number in _STOPS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """A thread that writes heartbeat.json and the log, so that no slow disk delays a signal."""
+        ended = threading.Event()
+
+        def report() -> None:
+            beaten = -self.limits.heartbeat_s
+            while not ended.wait(min(1.0, self.limits.heartbeat_s)):
+                self.log.flush()
+                if self.leads and time.monotonic() - beaten >= self.limits.heartbeat_s:
+                    beaten = time.monotonic()
+                    self._heartbeat()
+
+        thread = threading.Thread(target=report, name="report", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(10)
+            self.log.flush(now=True)
+
+    def _heartbeat(self) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        said = {"step": self._group.step() if self._group else None, "time": now}
+        said |= {"host": platform.node(), "attempt": self._attempt, "launch": self.launch}
+        with contextlib.suppress(PitError):
+            self.rundir.write(HEARTBEAT, json.dumps(said) + "\n")
+
+
+def _passing_on(signals: list[int]) -> str:
+    name = signal.Signals(signals[-1]).name
+    if len(signals) > 1:
+        return f"{name} again: killing the run"
+    return f"{name}: waiting for the run to save; once more kills it"
+
+
+def _print(line: str) -> None:
+    try:
+        sys.stdout.write(f"{line}\n")  # at once, as lines come from several threads
+        sys.stdout.flush()
+    except (OSError, ValueError):  # whoever read it is gone: the run goes on
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

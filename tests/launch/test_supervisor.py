@@ -1,0 +1,405 @@
+"""What becomes of a run whose trainers end, crash, hang and are told to stop."""
+
+import itertools
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from pit_jax import lease
+from pit_jax.errors import ConfigError
+from pit_jax.launch import supervisor
+from pit_jax.launch.supervisor import Limits
+from pit_jax.rundir import RunDir
+
+from .supervised import LAUNCH, Supervised
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="a death of the parent tells on Linux")
+
+
+@pytest.fixture
+def a(tmp_path) -> Supervised:
+    return Supervised(tmp_path / "run")
+
+
+def interrupts(a: Supervised, line: str, number: int) -> None:
+    """Has the supervisor told to stop when that line is printed, each time."""
+    a.on_line = lambda found: os.kill(os.getpid(), number) if line in found else None
+
+
+# Exit codes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [2, 3, 4])
+def test_what_would_end_the_same_way_again_is_not_tried_again(a, code):
+    assert a.supervise(f"error=pit-jax:_wrong exit={code}", "exit=0") == code
+    assert a.attempts == 1
+    status = a.run.status()
+    assert status["state"] == "failed"
+    assert status["final"]
+    assert status["exit_code"] == code
+    assert status["launch"] == LAUNCH
+    assert status["reason"] == f"exit code {code}: wrong"
+    assert a.said() == [f"exit code {code}: it would end so again, so it is not tried again"]
+
+
+def test_done_is_done(a):
+    assert a.supervise("print=hello beat=7 exit=0") == 0
+    assert a.attempts == 1
+    assert a.said() == []
+    assert a.printed == ["hello"]
+    status = a.run.status()
+    assert status["state"] == "done"
+    assert status["final"]
+    assert status["exit_code"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("exit=1", "exit code 1"),
+        ("exit=5", "exit code 5"),
+        ("exit=134", "killed by SIGABRT"),
+        ("kill=SIGABRT", "killed by SIGABRT"),
+        ("kill=SIGKILL", "killed by SIGKILL"),
+        ("print=boom. exit=1", "exit code 1; its last line: boom"),
+        ("error=pit-jax:_boom. print=more exit=1", "exit code 1: boom"),
+    ],
+)
+def test_a_crash_is_tried_again(a, words, told):
+    assert a.supervise(words, "exit=0", retries=1) == 0
+    assert a.attempts == 2
+    assert a.said() == [f"{told}. Starting again in 0.01 s; no more tries are left after that"]
+
+
+def test_crashes_without_a_new_checkpoint_are_given_up_after_growing_pauses(a):
+    assert a.supervise("save=3 exit=1", retries=4) == 1
+    # The first one saved.
+    assert a.attempts == 5
+    pauses = [re.search(r"in ([0-9.]+) s; (\w+) more", line) for line in a.said()[:-1]]
+    assert [found[1] for found in pauses] == ["0.01", "0.02", "0.04", "0.04"]
+    assert [found[2] for found in pauses] == ["3", "2", "1", "no"]
+    assert a.said()[-1] == "given up after 5 crashes since the checkpoint of step 3: exit code 1"
+    assert a.run.status()["state"] == "failed"
+    assert a.run.status()["final"]
+
+
+def test_a_new_checkpoint_makes_up_for_crashes(a):
+    saves = [f"save={step} exit=5" for step in (1, 2, 3, 4)]
+    assert a.supervise(*saves, "exit=0", retries=1) == 0
+    assert a.attempts == 5
+
+
+def test_checkpoints_of_an_earlier_start_are_no_progress(a):
+    assert a.supervise("save=9 exit=0") == 0
+    assert a.supervise("save=8 exit=5", retries=1) == 5
+    assert a.attempts == 2
+
+
+def test_stops_that_nobody_asked_for_are_no_crashes(a):
+    assert a.supervise("exit=75", "exit=130", "exit=75", "exit=0", retries=0) == 0
+    assert a.attempts == 4
+    assert a.said()[0] == "exit code 75. Starting again in 0.01 s"
+
+
+# Being told to stop ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_is_passed_on_and_the_checkpoint_waited_for(a, number, code):
+    interrupts(a, "ready", number)
+    told = "told=sleep=0.3,save=12,exit=75 print=ready sleep=30"
+    assert a.supervise([told, told.replace("print=ready ", "")]) == code
+    assert a.attempts == 1
+    assert a.there("manifests/12.json")
+    status = a.run.status()
+    assert status["state"] == "preempted"
+    assert status["exit_code"] == code
+    assert not status["final"]
+    assert status["reason"] == f"stopped by {number.name}"
+    assert a.said() == [f"{number.name}: waiting for the run to save; once more kills it"]
+
+
+def test_a_later_signal_kills(a, monkeypatch):
+    monkeypatch.setattr(supervisor, "_TOGETHER_S", 0.0)
+    a.on_line = lambda line: os.kill(os.getpid(), signal.SIGTERM) if " " not in line else None
+    # Not asked for by the supervisor's own lines, which have spaces.
+    assert a.supervise("told=print=no print=ready sleep=30 sleep=30") == 75
+    assert a.said()[1:] == [
+        "SIGTERM again: killing the run",
+        "killed by SIGKILL; its last line: no; nothing is saved",
+    ]
+
+
+def test_signals_within_a_second_are_one(a):
+    a.on_line = lambda line: [os.kill(os.getpid(), signal.SIGTERM) for _ in "ab" if line == "ready"]
+    assert a.supervise("told=sleep=0.1,save=1,exit=75 print=ready sleep=30") == 75
+    assert a.there("manifests/1.json")
+    assert len(a.said()) == 1
+
+
+def test_a_run_that_does_not_save_in_time_is_killed(a):
+    interrupts(a, "ready", signal.SIGTERM)
+    assert a.supervise("save=4 deaf print=ready sleep=30", grace_s=0.2) == 75
+    last = "did not save within 0.2 s and was killed; the checkpoint of step 4 is the last one"
+    assert a.said()[-1] == last
+
+
+def test_of_processes_told_to_stop_one_that_crashes_ends_the_others(a):
+    interrupts(a, "ready", signal.SIGTERM)
+    began = time.monotonic()
+    assert a.supervise(["told=print=boom,exit=1 sleep=0.3 print=ready sleep=30", "deaf sleep=30"])
+    assert time.monotonic() - began < 20
+    assert a.said()[-1] == "process 0: exit code 1; its last line: boom; nothing is saved"
+
+
+def test_of_processes_told_to_stop_one_without_a_handler_leaves_the_others_time(a):
+    """As one is that has nothing more to do, while process 0 still writes the manifest."""
+    interrupts(a, "ready", signal.SIGTERM)
+    saves = "told=sleep=0.4,save=2,exit=75 sleep=0.2 print=ready sleep=30"
+    assert a.supervise([saves, "sleep=30"]) == 75
+    assert a.there("manifests/2.json")
+
+
+def test_a_run_that_was_done_when_it_was_told_to_stop_is_done(a):
+    interrupts(a, "ready", signal.SIGTERM)
+    assert a.supervise("told=exit=0 print=ready sleep=30") == 0
+    assert a.run.status()["state"] == "done"
+    assert a.run.status()["final"]
+
+
+def test_a_signal_in_a_pause_ends_it(a):
+    interrupts(a, "Starting again", signal.SIGINT)
+    began = time.monotonic()
+    assert a.supervise("exit=1", pause_s=30.0, longest_pause_s=30.0) == 130
+    assert time.monotonic() - began < 20
+    assert a.attempts == 1
+
+
+def test_handlers_are_put_back(a):
+    before = signal.getsignal(signal.SIGTERM)
+    a.supervise("exit=0")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+ALONE = """
+import pathlib, sys
+from tests.launch.supervised import Supervised
+from pit_jax.launch import supervisor
+a = Supervised(pathlib.Path(sys.argv[1]))
+a.on_line = supervisor._print
+sys.exit(a.supervise([sys.argv[2], sys.argv[2]]))
+"""
+
+
+@LINUX
+def test_trainers_of_a_killed_supervisor_save_although_nobody_reads_what_they_print(tmp_path):
+    words = "told=print=one,sleep=0.1,print=two,save=5,grandchild=0,exit=75 file=ready sleep=30"
+    root = pathlib.Path(__file__).parent.parent.parent
+    path = tmp_path / "run"
+    path.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ALONE, str(path), words], cwd=root, stdout=subprocess.DEVNULL
+    )
+    until(lambda: (path / "ready").exists())
+    process.kill()
+    process.wait()
+    until(lambda: (path / "manifests" / "5.json").exists())
+    until(lambda: not running(path))
+
+
+def test_nobody_reading_what_is_printed_ends_nothing(tmp_path):
+    """As in `pit-jax launch ... | head`."""
+    root = pathlib.Path(__file__).parent.parent.parent
+    words = "sleep=0.2 print=one sleep=0.1 print=two save=1 exit=0"
+    process = subprocess.Popen(
+        [sys.executable, "-c", ALONE, str(tmp_path / "run"), words],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(20) == 0
+    assert (tmp_path / "run/manifests/1.json").exists()
+
+
+def until(reached) -> None:
+    deadline = time.monotonic() + 20
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def running(path: pathlib.Path) -> list[int]:
+    """Processes whose command line names a directory."""
+    found = []
+    for entry in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(path).encode() in entry.read_bytes().split(b"\0"):
+                found.append(int(entry.parent.name))
+        except OSError:  # it has ended
+            continue
+    return [number for number in found if number != os.getpid()]
+
+
+# Several processes -------------------------------------------------------------------------
+
+
+def test_the_group_ends_with_one_of_it_and_says_why(a):
+    others = "deaf print=Terminated sleep=30"
+    assert a.supervise([others, "sleep=0.2 error=pit-jax:_disk_full exit=5"], retries=0) == 5
+    assert a.run.status()["reason"] == "exit code 5: disk full"
+    assert a.said() == ["given up after a crash before a checkpoint: exit code 5: disk full"]
+
+
+def test_others_may_finish_saving_when_one_has_saved(a):
+    """Told to stop by somebody else, of whom the supervisor knows nothing."""
+    saves = "sleep=0.4 save=8 exit=75"
+    assert a.supervise([saves, "exit=75"], ["exit=0", "exit=0"]) == 0
+    assert a.there("manifests/8.json")
+
+
+def test_another_that_hangs_when_one_is_done_is_killed(a):
+    assert a.supervise(["exit=0", "deaf sleep=30"], finish_s=0.1) == 0
+
+
+# Hanging -------------------------------------------------------------------------------------
+
+
+def test_a_step_that_hangs_is_reported_with_stacks_and_started_again(a):
+    hangs = "stacks beat=3 sleep=30"
+    assert a.supervise([hangs, hangs], ["exit=0", "exit=0"], hang_s=0.6) == 0
+    assert a.said() == [
+        "no step for 0.6 s; where every thread is:",
+        "no step for 0.6 s. Starting again in 0.01 s; 4 more tries are left after that",
+    ]
+    assert sum("fake_trainer.py" in line and "in do" in line for line in a.printed) >= 2
+    log = (a.run.path / "logs/process-0.log").read_text()
+    assert "most recent call first" in log
+
+
+def test_the_same_step_again_is_a_sign_of_life(a):
+    """As the batches of an evaluation are."""
+    assert a.supervise("beat=3 sleep=0.4 " * 4 + "exit=0", hang_s=1.0) == 0
+    assert a.attempts == 1
+
+
+def test_a_run_that_never_comes_to_its_first_step_hangs(a):
+    assert a.supervise("sleep=30", "exit=0", hang_s=0.3) == 0
+    assert a.attempts == 2
+
+
+# What others can read -------------------------------------------------------------------------
+
+
+def test_the_heartbeat_says_the_step(a):
+    found = {}
+
+    def read(line: str) -> None:
+        if line == "now":
+            until(lambda: a.there("heartbeat.json"))
+            found.update(json.loads((a.run.path / "heartbeat.json").read_text()))
+
+    a.on_line = read
+    assert a.supervise("exit=1", "beat=42 sleep=0.3 print=now sleep=0.1 exit=0") == 0
+    assert found["step"] == 42
+    assert found["attempt"] == 2
+    assert found["launch"] == LAUNCH
+    assert set(found) == {"step", "time", "host", "attempt", "launch"}
+
+
+def test_the_state_can_be_followed(a):
+    states = []
+    a.on_line = lambda line: states.append(a.run.status()) if line == "now" else None
+    assert a.supervise("print=now exit=1", "print=now exit=0") == 0
+    assert [s["state"] for s in states] == ["starting", "restarting"]
+    assert [s.get("exit_code") for s in states] == [None, 1]
+    assert states[1]["reason"] == "exit code 1; its last line: now"
+    assert not any(s["final"] for s in states)
+
+
+def test_a_run_that_is_done_stays_so_while_it_is_looked_at(a):
+    """Or a trainer would take it for one whose last evaluation was cut off."""
+    a.run.write_status(state="done", exit_code=0, final=True, launch="older")
+    states = []
+    a.on_line = lambda line: states.append(a.run.status())
+    assert a.supervise("print=now exit=0") == 0
+    assert states[0]["state"] == "done"
+    assert not states[0]["final"]
+    assert states[0]["launch"] == LAUNCH
+
+
+# Who may write ---------------------------------------------------------------------------------
+
+
+def test_trainers_share_the_lease_and_nobody_else_gets_it(a, tmp_path):
+    other = Supervised(tmp_path / "run")
+    refusals = []
+
+    def second(line: str) -> None:
+        if line.startswith("PIT_JAX_OWNER="):
+            owner = json.loads((a.run.path / "lease.json").read_text())["owner"]
+            assert line == f"PIT_JAX_OWNER={owner}"
+            with pytest.raises(ConfigError, match="is being written by") as refusal:
+                other.supervise("file=started exit=0")
+            refusals.append(str(refusal.value))
+
+    a.on_line = second
+    assert a.supervise("environment=PIT_JAX_OWNER exit=1", "environment=PIT_JAX_OWNER exit=0") == 0
+    assert len(refusals) == 2
+    assert other.attempts == 0
+    assert len({line for line in a.printed if line.startswith("PIT_JAX")}) == 1
+    assert not a.there(lease.FILE)
+
+
+def test_a_worker_that_does_not_lead_writes_its_log_alone(a):
+    assert a.supervise("exit=1", "beat=1 sleep=0.2 exit=0", leads=False) == 0
+    assert [p.name for p in a.run.path.iterdir()] == ["logs"]
+
+
+@pytest.mark.parametrize("launch", [LAUNCH, "another"])
+def test_a_worker_that_does_not_lead_ends_when_the_run_has(a, launch):
+    a.run.write_status(state="failed", exit_code=3, final=True, launch=launch)
+    wanted = 3 if launch == LAUNCH else 1
+    assert a.supervise("exit=134", "exit=1", leads=False, retries=1) == wanted
+    assert a.attempts == (1 if launch == LAUNCH else 2)
+
+
+def test_a_full_disk_ends_no_supervisor(a, monkeypatch):
+    """A status that cannot be written is said, and the run goes on."""
+    from pit_jax.errors import StorageError
+
+    count = itertools.count()
+    write = RunDir.write
+
+    def full(self, name, content):
+        if name == "status.json" and next(count) < 2:
+            raise StorageError(f"{name} could not be written: no space left")
+        write(self, name, content)
+
+    monkeypatch.setattr(RunDir, "write", full)
+    assert a.supervise("exit=5", "exit=0") == 0
+    assert a.said()[0] == "status.json could not be written: no space left"
+    assert a.run.status()["final"]
+
+
+def test_limits_are_those_of_the_config(resolved, tmp_path):
+    resolved.launch.update(retries=7, hang_s=90)
+    limits = Limits.of(resolved, RunDir(tmp_path))
+    assert (limits.retries, limits.hang_s, limits.heartbeat_s) == (7, 90, 10)
+
+
+def test_it_works_outside_the_main_thread(a):
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(a.supervise("exit=0")))
+    thread.start()
+    thread.join(20)
+    assert codes == [0]

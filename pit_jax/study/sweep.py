@@ -51,7 +51,7 @@ def sweep(
       Stopped: after a SIGTERM or Ctrl-C, once the runs have saved and ended.
     """
     shares = shares_of(jobs, retries)
-    file, found, directory = _read(spec, workdir, words)
+    file, found, directory = read(spec, workdir, words)
     chosen = points.select(found, only)
     points.check_evaluations(found)
     directory.write(file, found)
@@ -75,7 +75,7 @@ def plan(
       ConfigError: as `sweep` does.
     """
     check_jobs(jobs, retries)
-    _, found, directory = _read(spec, workdir, words)
+    _, found, directory = read(spec, workdir, words)
     chosen = points.select(found, only)
     points.check_evaluations(found)
     states = [state_of(directory, point) for point in chosen]
@@ -128,10 +128,14 @@ def shares_of(jobs: int, retries: int) -> list[child.Share]:
     return child.shares(jobs)
 
 
-def _read(
-    spec: str, workdir: str | os.PathLike, words: Sequence[str]
+def read(
+    spec: str, workdir: str | os.PathLike, words: Sequence[str] = ()
 ) -> tuple[configfile.PythonFile, list[Point], SweepDir]:
-    """The file, its points and the directory; JAX, where it is needed, finds no devices."""
+    """The file, its points and the directory; JAX, where it is needed, finds no devices.
+
+    Raises:
+      ConfigError: if a point is wrong, or the directory holds something else.
+    """
     processes.choose_platform()
     file = configfile.PythonFile(spec)
     if not hasattr(file.module, "sweep"):

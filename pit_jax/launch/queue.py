@@ -1,0 +1,347 @@
+"""The client of Cloud TPU's queued resources: create, look, list, delete.
+
+What is transient is tried again for a bounded time. Everything else becomes one line that
+says what to do. Nothing is deleted that the given launch did not create: its id is a label.
+Credentials are those of Google's default chain, and of nothing else.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import shlex
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from pit_jax.errors import ConfigError, PitError
+from pit_jax.launch.request import LABEL, NAME_LABEL, Request
+
+ENDPOINT = "PIT_JAX_TPU_ENDPOINT"  # HOST:PORT on loopback, for tests
+CALL_S = 30.0  # for one call to be answered
+PATIENCE_S = 90.0  # for a call that fails for a while
+OPERATION_S = 60.0  # until a creation has been looked at; the resource itself says the rest
+_DELETING = "DELETING"
+_LOGIN = "gcloud auth application-default login"
+
+T = TypeVar("T")
+
+
+class Unreachable(PitError):
+    """Cloud TPU did not answer for a while; the same call may succeed later (exit code 5)."""
+
+    exit_code = 5
+
+
+class Exhausted(ConfigError):
+    """The project's quota, or what the zone has, is used up."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resource:
+    """A queued resource as it is now.
+
+    Attributes:
+      state: "ACTIVE" and the like, see types.QueuedResourceState.State.
+      launch: id of the launch that created it; "" of what is not ours.
+      launch_name: what `pit-jax launch` calls it.
+      reason: why it FAILED, in the service's words.
+      code: number of that error in google.rpc.Code, 0 for none.
+      by_user: whether a person suspended it.
+      workdir: of its run, "" if its script does not say.
+    """
+
+    name: str
+    state: str
+    launch: str = ""
+    launch_name: str = ""
+    accelerator: str = ""
+    workdir: str = ""
+    reason: str = ""
+    code: int = 0
+    by_user: bool = False
+    spot: bool = False
+
+
+class Client:
+    """Queued resources of one project and zone.
+
+    Args:
+      channel: a gRPC channel to the service; by default one with the default credentials.
+      patience_s, pause_s: how long a call is tried again, by default PATIENCE_S, and the first
+        pause, then doubled.
+
+    Raises:
+      ConfigError: if the client library or credentials are missing; from every method for
+        what the service refuses for good.
+      Unreachable: from every method, if the service does not answer in time.
+    """
+
+    def __init__(
+        self,
+        project: str,
+        zone: str,
+        patience_s: float | None = None,
+        pause_s: float = 1.0,
+        channel: Any = None,
+    ):
+        self.project, self.zone = project, zone
+        self.parent = f"projects/{project}/locations/{zone}"
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
+        self._pause_s = pause_s
+        self._client = _connect(channel)
+
+    def create(self, asked: Request) -> Resource:
+        """Asks for a resource; one of the same launch that is there already will do."""
+        # The same in every try, so that a lost answer does not make two of it.
+        call = {
+            "parent": self.parent,
+            "queued_resource_id": asked.name,
+            "queued_resource": asked.to_message(),
+            "request_id": str(uuid.uuid4()),
+        }
+        try:
+            begun = self._call(self._client.create_queued_resource, call, asked.name)
+        except _Exists:
+            return self._known(asked)
+        try:
+            done = self._result(begun, asked.name)
+        except _Exists:
+            return self._known(asked)
+        return _resource(done) if done is not None and done.name else self._created(asked)
+
+    def _result(self, begun: Any, name: str) -> Any:
+        """What an operation ends with; None if that takes long or it cannot be looked at.
+
+        It was taken then, and what becomes of it, the resource says.
+        """
+        ends, pause = time.monotonic() + OPERATION_S, self._pause_s
+        with self._told(name):
+            try:
+                while not self._retry(OPERATION_S)(begun.done)():
+                    if time.monotonic() + pause > ends:
+                        return None
+                    time.sleep(pause)
+                    pause = min(2 * pause, 10.0)
+            except (*_transient(), _exceptions().RetryError):
+                return None
+            return begun.result(timeout=0)
+
+    def _created(self, asked: Request) -> Resource:
+        return self.get(asked.name) or Resource(asked.name, "CREATING", asked.id, asked.name)
+
+    def _known(self, asked: Request) -> Resource:
+        found = self.get(asked.name)
+        if found is None:  # it went meanwhile
+            raise Unreachable(f"{asked.name} was there and is gone: try again")
+        if found.launch != asked.id:
+            whose = f"of another launch ({found.launch})" if found.launch else "and is not ours"
+            raise ConfigError(
+                f"a queued resource {asked.name} exists in {self.project}, {self.zone}, {whose}:"
+                f" choose another --name, or pit-jax launch stop {asked.name}"
+            )
+        if found.state == _DELETING:
+            raise Unreachable(f"{asked.name} is still being deleted: try again in a minute")
+        return found
+
+    def get(self, name: str) -> Resource | None:
+        """What it is now; None if there is none."""
+        path = f"{self.parent}/queuedResources/{name}"
+        try:
+            return _resource(self._call(self._client.get_queued_resource, {"name": path}, name))
+        except _Missing:
+            return None
+
+    def list(self) -> list[Resource]:
+        """All of the project and zone, ours and others."""
+
+        def read(request: dict, **options: Any) -> list[Any]:
+            return list(self._client.list_queued_resources(request, **options))
+
+        try:
+            return [_resource(one) for one in self._call(read, {"parent": self.parent})]
+        except _Missing:
+            return []
+
+    def delete(self, name: str, launch: str) -> bool:
+        """Deletes a resource and its nodes; it is gone some minutes later.
+
+        Returns whether there was one, that was not being deleted already.
+
+        Raises:
+          ConfigError: if it is not of this launch.
+        """
+        found = self.get(name)
+        if found is None:
+            return False
+        if not launch or found.launch != launch:
+            raise ConfigError(
+                f"the queued resource {name} in {self.project}, {self.zone} was not created by"
+                f" this launch ({launch}): it was left alone"
+            )
+        if found.state == _DELETING:
+            return False
+        path = f"{self.parent}/queuedResources/{name}"
+        call = {"name": path, "force": True, "request_id": str(uuid.uuid4())}
+        try:
+            self._call(self._client.delete_queued_resource, call, name)
+        except _Missing:
+            return False
+        return True
+
+    # Calling --------------------------------------------------------------------------
+
+    def _retry(self, patience_s: float) -> Any:
+        from google.api_core.retry import Retry
+
+        return Retry(
+            predicate=lambda error: isinstance(error, _transient()) and not _no_login(error),
+            initial=self._pause_s,
+            maximum=max(10.0, self._pause_s),
+            multiplier=2.0,
+            timeout=patience_s,
+        )
+
+    def _call(self, method: Callable[..., T], request: dict[str, Any], name: str = "") -> T:
+        retry = self._retry(self._patience_s)
+        with self._told(name):
+            return retry(method)(request=request, timeout=CALL_S, retry=None)
+
+    @contextlib.contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        """Errors of the library as ours."""
+        from google.auth.exceptions import GoogleAuthError
+
+        exceptions = _exceptions()
+        try:
+            yield
+        except exceptions.RetryError as error:
+            raise self._error(error.cause or error, name) from None
+        except (exceptions.GoogleAPIError, GoogleAuthError) as error:
+            raise self._error(error, name) from None
+
+    def _error(self, error: Any, name: str) -> Exception:
+        exceptions = _exceptions()
+        from google.auth.exceptions import GoogleAuthError
+
+        said = _line(getattr(error, "message", None) or str(error))
+        place = f"{self.project}, {self.zone}"
+        if isinstance(error, exceptions.NotFound):
+            return _Missing(said)
+        if isinstance(error, exceptions.AlreadyExists):
+            return _Exists(said)
+        if isinstance(error, GoogleAuthError | exceptions.Unauthenticated) or _no_login(error):
+            return ConfigError(f"your Google Cloud credentials are not taken: {_LOGIN} ({said})")
+        if isinstance(error, exceptions.ResourceExhausted):
+            metric = re.search(r"[A-Za-z0-9.]+(?:/[A-Za-z0-9_]+|PerProject[A-Za-z]+)", said)
+            which = f" {metric[0]}" if metric else ""
+            return Exhausted(
+                f"the quota{which} of {place} is used up: ask for more in the console (IAM &"
+                f' Admin, Quotas, "Cloud TPU API"), or another --zone or --spot ({said})'
+            )
+        disabled = "has not been used" in said or "SERVICE_DISABLED" in said or "disabled" in said
+        if isinstance(error, exceptions.PermissionDenied) and disabled:
+            return ConfigError(
+                f"the Cloud TPU API is off in {self.project}: gcloud services enable"
+                f" tpu.googleapis.com --project {self.project}"
+            )
+        if isinstance(error, exceptions.PermissionDenied):
+            return ConfigError(
+                f"no permission in {place}: the account needs roles/tpu.admin, and"
+                f" roles/iam.serviceAccountUser on the workers' service account ({said})"
+            )
+        if isinstance(error, exceptions.InvalidArgument | exceptions.OutOfRange):
+            return ConfigError(
+                f"Cloud TPU refuses {name or 'this'} in {place}: {said}; what a zone has:"
+                " cloud.google.com/tpu/docs/regions-zones"
+            )
+        if isinstance(error, _transient()):
+            return Unreachable(f"Cloud TPU was not reached ({said}): try again later")
+        if isinstance(error, exceptions.ServerError | exceptions.RetryError):
+            return Unreachable(f"Cloud TPU failed ({said}): try again later")
+        return ConfigError(f"Cloud TPU refuses {name or 'this'} in {place}: {said}")
+
+
+class _Missing(ConfigError):
+    pass
+
+
+class _Exists(ConfigError):
+    pass
+
+
+def _connect(channel: Any) -> Any:
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or its own log lines reach the user
+    try:
+        import grpc
+        from google.auth.exceptions import GoogleAuthError
+        from google.cloud import tpu_v2
+        from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport
+    except ImportError:
+        raise ConfigError(
+            "Cloud TPU's client library is missing here: pip install 'pit_jax[launch]'"
+        ) from None
+    endpoint = os.environ.get(ENDPOINT)
+    if channel is None and endpoint:
+        if not re.fullmatch(r"(?:127\.0\.0\.1|localhost|\[::1\]):[0-9]{1,5}", endpoint):
+            raise ConfigError(f"{ENDPOINT}={endpoint[:60]}: only HOST:PORT of this machine")
+        options = [("grpc.max_reconnect_backoff_ms", 500), ("grpc.enable_http_proxy", 0)]
+        options.append(("grpc.use_local_subchannel_pool", 1))
+        channel = grpc.insecure_channel(endpoint, options=options)
+    if channel is not None:
+        return tpu_v2.TpuClient(transport=TpuGrpcTransport(channel=channel))
+    try:
+        return tpu_v2.TpuClient()
+    except GoogleAuthError:
+        raise ConfigError(f"there are no Google Cloud credentials here: {_LOGIN}") from None
+
+
+def _exceptions() -> Any:
+    from google.api_core import exceptions
+
+    return exceptions
+
+
+def _transient() -> tuple[type[Exception], ...]:
+    exceptions = _exceptions()
+    return (exceptions.ServiceUnavailable, exceptions.DeadlineExceeded, exceptions.GatewayTimeout)
+
+
+def _no_login(error: Exception) -> bool:
+    """Whether credentials could not be renewed, which gRPC calls unavailable."""
+    return "metadata from plugin failed" in str(error)
+
+
+def _line(text: str) -> str:
+    """What the service says, on one line."""
+    return " ".join(text.split())[:300].rstrip(". ")
+
+
+def _resource(found: Any) -> Resource:
+    specs = list(found.tpu.node_spec)
+    node = specs[0].node if specs else None
+    labels = dict(node.labels) if node else {}
+    state, error = found.state, found.state.failed_data.error
+    reason = _line(error.message) if error.code else ""
+    return Resource(
+        name=found.name.rpartition("/")[2],
+        state=state.state.name,
+        launch=labels.get(LABEL, ""),
+        launch_name=labels.get(NAME_LABEL, ""),
+        accelerator=node.accelerator_type if node else "",
+        workdir=_workdir(node.metadata.get("startup-script", "")) if node else "",
+        reason=reason,
+        code=error.code,
+        by_user=state.state_initiator.name == "USER",
+        spot="spot" in found,
+    )
+
+
+def _workdir(script: str) -> str:
+    """What a start-up script of ours says."""
+    for line in script.splitlines():
+        if line.startswith("WORKDIR="):
+            with contextlib.suppress(ValueError):
+                return (shlex.split(line) or [""])[0].removeprefix("WORKDIR=")
+    return ""

@@ -1,0 +1,216 @@
+"""`pit-jax launch --sweep`: the points of a study on Cloud TPUs.
+
+Either every point is a launch of its own, with a limit on how many are alive at once, or N
+slices of one host work through a share of the points each. The runs lie where `pit-jax sweep`
+would put them, so that `pit-jax compare DIR` reads them. With a launch a point somebody has to
+stay, start the next ones and recreate what was preempted; killed and started again, the same
+command takes up the launches that it finds.
+"""
+
+import collections
+import pathlib
+import pickle
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from pit_jax.config import flatten
+from pit_jax.errors import ConfigError
+from pit_jax.launch import accelerators, money, startup, tpu, upload, watch, wheel
+from pit_jax.launch import request as requests
+from pit_jax.launch.accelerators import Accelerator
+from pit_jax.launch.fleet import Fleet, Planned
+from pit_jax.rundir import RunDir
+from pit_jax.study import board, points, sweep
+from pit_jax.study.points import Point
+
+AT_ONCE = 4
+_NAME = 40  # characters
+# Of a step's cost nothing follows from these.
+_SAME_STEP = ("train.seed", "optim.lr", "init_from", "resume")
+
+
+def launch(args: Any, overrides: Sequence[str]) -> None:
+    """Launches the points of a study, or prints what would be created with --dry-run.
+
+    Raises:
+      ConfigError: for what cannot be, cannot be reached, or was not confirmed.
+      DoesNotFit: if a point's step needs more memory than a chip has.
+      Failed: if some points did not end well.
+      Stopped: after Ctrl-C; the launches go on.
+    """
+    upload.check_bucket(args.workdir, "tpu")
+    if args.shards is not None and args.at_once is not None:
+        raise ConfigError("--at-once is of a launch a point: leave it or --shards out")
+    where = accelerators.find(args.accelerator, args.slices or 1)
+    if args.shards is not None and (where.hosts > 1 or (args.slices or 1) > 1):
+        raise ConfigError(
+            f"--shards {args.shards}: a shard is worked through by one host, and {where.name} has"
+            f" {where.hosts * (args.slices or 1)}: take one such as v5litepod-8, or leave --shards"
+            " out for a launch a point"
+        )
+    base = args.name or requests.name_of(args.workdir)
+    requests.check("name", base)
+    with tempfile.TemporaryDirectory() as folder:
+        # A dry run needs no network: what the bucket holds is not looked at.
+        at = f"{folder}/sweep" if args.dry_run else args.workdir
+        file, found, directory = sweep.read(args.sweep, at, overrides)
+        points.check_evaluations(found)
+        unreachable = [
+            f"point {point.index} ({point.label}): {line}"
+            for point in found
+            for line in upload.check_reachable(_without_needs(point), tpu.data_dir(args))
+        ]
+        if unreachable and not args.dry_run:
+            raise ConfigError(unreachable[0])
+        plan = _shards if args.shards is not None else _launches
+        if args.dry_run:
+            planned = plan(args, overrides, base, tpu.project(args), found, None)
+            _show(args, where, found, planned)
+            for line in unreachable[:3]:
+                print(f"note: without --dry-run this is refused: {line}")
+            return
+        built = None if args.requirement else wheel.build(folder)
+        todo = [point for point in found if not directory.is_done(point)]
+        print(f"{directory.path}: {len(found)} points, {len(found) - len(todo)} done", flush=True)
+        if not todo:
+            return
+        planned = plan(args, overrides, base, tpu.project(args), found, built)
+        _confirm(args, where, todo, planned)
+        directory.write(file, found)
+        if args.shards is not None:
+            _start_shards(args, planned)
+        else:
+            Fleet(directory, found, planned, args.at_once or AT_ONCE).run()
+
+
+# What is asked for ---------------------------------------------------------------------
+
+
+def _launches(
+    args: Any,
+    overrides: Sequence[str],
+    base: str,
+    project: str,
+    found: Sequence[Point],
+    built: pathlib.Path | None,
+) -> list[Planned]:
+    """One of each point, all made now: the wheel's name follows from the checkout as it is."""
+    planned = []
+    for point in found:
+        place = f"{args.workdir.rstrip('/')}/{point.directory}"
+        asked = tpu.prepare(args, name_of(base, point.index), place, project)
+        text = upload.config_text(tpu.for_workers(point.config, args))
+        planned.append(Planned(asked, tpu.contents(args, asked, {"config.json": text}, built)))
+    return planned
+
+
+def _shards(
+    args: Any,
+    overrides: Sequence[str],
+    base: str,
+    project: str,
+    found: Sequence[Point],
+    built: pathlib.Path | None,
+) -> list[Planned]:
+    """One of each shard: a directory of its own in the sweep's, and the study's files."""
+    folder, spec, paths = upload.study(args.sweep)
+    study = {name: path.read_bytes() for name, path in paths.items()}
+    words = [*overrides]
+    if tpu.data_dir(args):
+        words.append(f"--config.data.dir={tpu.data_dir(args)}")
+    place = args.workdir.rstrip("/")
+    planned = []
+    for number in range(args.shards):
+        work = ["--sweep", f"{startup.FILES}/{folder}/{spec}"]
+        work += ["--shard", f"{number}/{args.shards}", "--directory", place]
+        work += [f"--override={word}" for word in words]
+        own = f"{place}/shards/{number}-of-{args.shards}"
+        asked = tpu.prepare(args, name_of(base, number), own, project, work, folder)
+        planned.append(Planned(asked, tpu.contents(args, asked, study, built)))
+    return planned
+
+
+def name_of(base: str, number: int) -> str:
+    """Of one of several launches: short enough, and different."""
+    end = f"-{number}"
+    return base[: _NAME - len(end)].rstrip("-") + end
+
+
+def _without_needs(point: Point) -> Any:
+    """The config without the runs of this sweep that it starts from: these are on gs://."""
+    config = pickle.loads(pickle.dumps(point.config))
+    for field in point.needs:
+        part = config
+        *groups, name = field.split(".")
+        for group in groups:
+            part = part[group]
+        part[name] = ""
+    return config
+
+
+def _show(
+    args: Any, where: Accelerator, found: Sequence[Point], planned: Sequence[Planned]
+) -> None:
+    board.plan(found, [""] * len(found))
+    if args.shards is not None:
+        print(f"{len(found)} points on {len(planned)} slices; the first one:\n")
+    else:
+        at_once = min(args.at_once or AT_ONCE, len(found))
+        print(f"{len(found)} launches, {at_once} at once; the first one:\n")
+    tpu.show(args, planned[0].asked, where, planned[0].files)
+    print("nothing was created, compiled or looked up")
+
+
+def _confirm(
+    args: Any, where: Accelerator, todo: Sequence[Point], planned: Sequence[Planned]
+) -> None:
+    """Compiles every different step, shows what it all takes, and asks.
+
+    Raises:
+      DoesNotFit, ConfigError: see money.py.
+    """
+    price = args.price_per_chip_hour
+    alike = collections.defaultdict(list)
+    for point in todo:
+        flat = flatten(point.config)
+        key = repr([(name, flat[name]) for name in sorted(flat) if name not in _SAME_STEP])
+        alike[key].append(point)
+    hours: float | None = 0.0
+    for group in alike.values():
+        first = group[0]
+        more = f" and {len(group) - 1} more like it" if group[1:] else ""
+        print(f"point {first.index} ({first.label}){more}", flush=True)
+        compiled = money.preflight(first.config, where, price, args.anyway)
+        print(money.table(where, args.slices or 1, args.spot, compiled, price), flush=True)
+        money.check_fits(compiled, where, args.anyway)
+        one = compiled["chip_hours"] if compiled else None
+        hours = None if hours is None or one is None else hours + one * len(group)
+    if hours is not None and len(todo) > 1:
+        cost = f", {hours * price:,.2f}" if price is not None else ""
+        print(f"all {len(todo)} points: {hours:,.3g} chip-hours at least{cost}")
+    asked = planned[0].asked
+    if args.shards is not None:
+        what = f"create {len(planned)} slices"
+    else:
+        what = f"create {len(todo)} slices, {min(args.at_once or AT_ONCE, len(todo))} at once,"
+    money.confirm(f"{what} in {asked.project}, {asked.zone}?", args.yes)
+
+
+def _start_shards(args: Any, planned: Sequence[Planned]) -> None:
+    made = []
+    for one in planned:
+        run = RunDir(one.asked.workdir)
+        before = upload.record(run)
+        if before and not upload.ended(run, before) and tpu.alive(before):
+            print(f"{before['name']} is there already", flush=True)
+            made.append(before)
+            continue
+        record = tpu.create(run, one.asked, one.files)
+        # How far a shard is, the runs of the sweep say.
+        made.append(upload.write_record(run, **{**record, "sweep": args.workdir.rstrip("/")}))
+        print(f"created {one.asked.name}", flush=True)
+    if args.watch:
+        watch.watch(made)
+    else:
+        print("pit-jax launch watch recreates what is preempted; pit-jax launch list")

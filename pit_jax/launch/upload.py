@@ -1,0 +1,198 @@
+"""What a launch puts beside a run before any worker exists: launch.json and <workdir>/launch/.
+
+launch.json          the launch: its id, where it went, and the whole request
+launch/config.json   the resolved config that the workers run
+launch/...           the wheel, constraints.txt, startup.sh, a study's files
+"""
+
+import contextlib
+import datetime
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from pit_jax import configfile, files
+from pit_jax.config import flatten
+from pit_jax.data import known
+from pit_jax.errors import ConfigError
+from pit_jax.rundir import RunDir
+
+SCHEMA = 1
+FOLDER = "launch"
+RECORD = "launch.json"
+# Fields that name files which the workers would read.
+_PLACES = ("init_from", "resume", "autoencoder.weights", "eval.reference", "eval.features")
+_MADE = ("digits", "scenes")  # sets that lie nowhere: they are in a package, or drawn
+
+
+def check_bucket(workdir: str, target: str) -> None:
+    """Refuses a work directory that the workers do not share; asks no bucket whether it is there.
+
+    Raises:
+      ConfigError: if it is not on gs://.
+    """
+    if not workdir.startswith("gs://"):
+        raise ConfigError(
+            f"--workdir {workdir[:80]}: --target {target} writes to gs://BUCKET/DIRECTORY, which"
+            " all workers and you can read"
+        )
+
+
+def check_reachable(config: ConfigDict, data_dir: str = "") -> list[str]:
+    """What a config reads from this machine, where no worker would find it; one line each.
+
+    Args:
+      data_dir: where the workers' data will lie; "" if they get none.
+    """
+    flat = flatten(config)
+    lines = [
+        f"config.{name}={flat[name]} is on this machine and not on the workers: copy it to gs://"
+        for name in _PLACES
+        if flat[name] and "://" not in flat[name] and not _inside(flat[name], data_dir)
+    ]
+    if config.train.wandb:
+        lines.append(
+            f"config.train.wandb={config.train.wandb}: the workers have no key of yours, and none"
+            " is written where others can read it: leave it empty"
+        )
+    name = config.data.name
+    if not data_dir and (known.copy_of(name) or name.partition(":")[0] not in _MADE):
+        lines.append(
+            f"config.data.name={name!r} lies nowhere on the workers: give --data gs://... or"
+            " --data-disk DISK"
+        )
+    return lines
+
+
+def check_data(place: str) -> None:
+    """Refuses data sets that are not there, as far as we can see it from here.
+
+    Raises:
+      ConfigError: if nothing lies there.
+      StorageError: if we cannot look.
+    """
+    files.check_place(place, "--data")
+    found = None
+    with files.told(place, "read"), contextlib.suppress(FileNotFoundError):
+        found = next(iter(epath.Path(place).iterdir()), None)
+    if found is None:
+        raise ConfigError(f"--data {place}: nothing lies there")
+
+
+def check_free(
+    run: RunDir, config: ConfigDict | None, alive: Callable[[dict[str, Any]], bool]
+) -> None:
+    """Refuses a work directory with another run in it, or with a launch that has not ended.
+
+    Args:
+      config: of the run, if it is one.
+      alive: whether the resource of a launch is there; asked only where that matters.
+
+    Raises:
+      ConfigError: naming what differs, or the launch.
+    """
+    if config is not None and run.exists():
+        run.check_same(config)
+    before = record(run)
+    if not before or ended(run, before):
+        return
+    if alive(before):
+        raise ConfigError(
+            f"--workdir {run.path} belongs to the launch {before.get('name')}, which has not ended:"
+            f" pit-jax launch status {before.get('name')}, or launch stop {before.get('name')}"
+        )
+
+
+def finished(run: RunDir, config: ConfigDict) -> str:
+    """What a run came to that is done to the length that the config asks for; "" of others.
+
+    A slice for it would be booked for nothing.
+    """
+    status = run.status()
+    if status.get("state") != "done" or not run.exists():
+        return ""
+    before, now = run.config().train, config.train
+    if any(before[name] != now[name] for name in ("steps", "epochs", "examples")):
+        return ""
+    result = (status.get("result") or {}).items()
+    measured = ", ".join(f"{name.removeprefix('eval/')} {value:.4g}" for name, value in result)
+    return f"{run.path} is done: step {status.get('step')}" + (f", {measured}" if measured else "")
+
+
+def ended(run: RunDir, launch: Mapping[str, Any]) -> bool:
+    """Whether nobody will go on with a launch: its status is final, or it was stopped."""
+    status = run.status()
+    final = bool(status.get("final")) and status.get("launch") == launch.get("id")
+    return final or bool(launch.get("stopped"))
+
+
+def record(run: RunDir) -> dict[str, Any]:
+    """What launch.json says; {} where there is none, or none that can be read."""
+    path = run.path / RECORD
+    found = None
+    with files.told(path, "read"), contextlib.suppress(ValueError):
+        found = files.read_json(path) if path.exists() else None
+    return found if isinstance(found, dict) else {}
+
+
+def write_record(run: RunDir, **fields: Any) -> dict[str, Any]:
+    """Writes launch.json: id, name, target, project, zone, accelerator, slices, spot, request.
+
+    Returns what was written.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    whole = {"schema": SCHEMA, "workdir": str(run.path), "config": config_place(str(run.path))}
+    whole |= {"created": now, **fields}
+    run.write(RECORD, json.dumps(whole, indent=1) + "\n")
+    return whole
+
+
+def forget(run: RunDir) -> None:
+    """Takes launch.json back: what it names was never created."""
+    with files.told(run.path / RECORD):
+        (run.path / RECORD).unlink(missing_ok=True)
+
+
+def put(run: RunDir, contents: Mapping[str, str | bytes | pathlib.Path]) -> None:
+    """Writes files of these names into <workdir>/launch/.
+
+    Raises:
+      StorageError: if one cannot be written.
+    """
+    for name, content in contents.items():
+        whole = content.read_bytes() if isinstance(content, pathlib.Path) else content
+        run.write(f"{FOLDER}/{name}", whole)
+
+
+def study(spec: str) -> tuple[str, str, dict[str, pathlib.Path]]:
+    """What a worker needs to run a study's FILE.py[:ARG]: that file and the configs beside it.
+
+    Returns:
+      The directory's name under launch/, FILE[:ARG] relative to it, and the files to `put`.
+    """
+    path, separator, argument = spec.partition(".py:")
+    file = pathlib.Path(path if path.endswith(".py") else f"{path}.py").resolve()
+    if not file.is_file():
+        raise ConfigError(f"there is no study file {path}")
+    # experiments/x.py reads ../configs; a config's own sweep() reads those beside it.
+    near = {file, *file.parent.glob("*.py"), *(file.parent.parent / "configs").glob("*.py")}
+    names = {one: f"{one.parent.name}/{one.name}" for one in sorted(near)}
+    relative = f"{names[file]}:{argument}" if separator else names[file]
+    return "study", relative, {f"study/{name}": one for one, name in names.items()}
+
+
+def config_text(config: ConfigDict) -> str:
+    return configfile.to_json(config)
+
+
+def config_place(workdir: str) -> str:
+    """Where the workers read their config."""
+    return f"{workdir.rstrip('/')}/{FOLDER}/config.json"
+
+
+def _inside(path: str, data_dir: str) -> bool:
+    return bool(data_dir) and pathlib.PurePosixPath(path).is_relative_to(data_dir)

@@ -1,0 +1,256 @@
+"""What every TPU worker runs: one process of a run, or a shard of a sweep, supervised.
+
+    python -m pit_jax.launch.worker --config PLACE --workdir PLACE --launch ID --name NAME
+        --project P --zone Z
+
+Trainers find each other by themselves on Cloud TPU. The worker of process 0 leads: it holds
+the directory, writes status.json, and once the run has ended for good it deletes the queued
+resource that it runs on, since that costs money until somebody does. A worker that was told
+to stop, as a preempted machine is, deletes nothing.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import socket
+import sys
+import time
+import traceback
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from pit_jax import configfile
+from pit_jax.errors import (
+    EXIT_BUG,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_PREEMPTED,
+    ConfigError,
+    PitError,
+    StorageError,
+)
+from pit_jax.fields import FIELDS
+from pit_jax.launch.group import Plan, Process
+from pit_jax.launch.supervisor import Limits, supervise
+from pit_jax.rundir import RunDir
+
+HOST = "GCE_METADATA_HOST"  # Google's variable for the address of the metadata server
+ATTEMPTS, PAUSE_S = 6, 30.0  # of what must not fail: the last status, the deletion
+_METADATA = "metadata.google.internal"
+_NOT_FINAL = (EXIT_PREEMPTED, EXIT_INTERRUPTED)
+
+
+def parser() -> argparse.ArgumentParser:
+    words = argparse.ArgumentParser(prog="pit_jax.launch.worker", allow_abbrev=False)
+    what = words.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", metavar="PLACE")
+    what.add_argument("--sweep", metavar="FILE[:ARG]")
+    words.add_argument("--shard", metavar="K/N", help="of the sweep")
+    words.add_argument("--directory", metavar="PLACE", help="of the sweep")
+    words.add_argument("--override", action="append", default=[], metavar="--config.a.b=v")
+    words.add_argument("--workdir", required=True, metavar="PLACE", help="where status.json is")
+    words.add_argument("--launch", required=True, metavar="ID")
+    words.add_argument("--name", required=True)
+    words.add_argument("--project")
+    words.add_argument("--zone")
+    return words
+
+
+# Who this is ---------------------------------------------------------------------------
+
+
+def number_and_slice() -> tuple[int, int]:
+    """This worker's number in its slice, and the slice's.
+
+    As jax finds them: in the environment on GKE, in the metadata of the machine elsewhere.
+
+    Raises:
+      ConfigError: if neither says.
+    """
+    number = os.environ.get("TPU_WORKER_ID") or _attribute("agent-worker-number")
+    found = os.environ.get("MEGASCALE_SLICE_ID")
+    if found is None:
+        match = re.search(
+            r"^MEGASCALE_SLICE_ID:\s*'?([0-9]+)", _attribute("tpu-env") or "", re.MULTILINE
+        )
+        found = match[1] if match else "0"
+    if number is None or not number.isdecimal() or not found.isdecimal():
+        raise ConfigError(
+            "this machine does not say which worker of a TPU slice it is: neither TPU_WORKER_ID"
+            " nor the attribute agent-worker-number of its metadata"
+        )
+    return int(number), int(found)
+
+
+def _attribute(name: str) -> str | None:
+    """Of the instance's metadata; None if there is none, or no such server."""
+    host = os.environ.get(HOST) or _METADATA
+    url = f"http://{host}/computeMetadata/v1/instance/attributes/{name}"
+    asked = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for attempt in range(4):
+        try:
+            with direct.open(asked, timeout=10) as answer:
+                return answer.read().decode(errors="replace").strip()
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+        except urllib.error.URLError as error:
+            if getattr(error.reason, "errno", None) == socket.EAI_NONAME:  # on no cloud
+                return None
+        except OSError:
+            pass
+        time.sleep(min(PAUSE_S, 2.0**attempt))
+    return None
+
+
+# The run -------------------------------------------------------------------------------
+
+
+def work(args: argparse.Namespace) -> int:
+    """Supervises this worker's part until the run has ended; returns its exit code."""
+    number, slice_number = number_and_slice()
+    leads = number == slice_number == 0
+    worker = f"slice-{slice_number}-worker-{number}"
+    run = RunDir(args.workdir)
+    code = _final(run, args.launch)
+    if code is not None:
+        print(f"{args.name} has ended before, with exit code {code}", flush=True)
+    else:
+        try:
+            code, reason = _supervised(args, run, worker, leads)
+        except _Taken as error:
+            print(f"pit-jax: {error}", file=sys.stderr, flush=True)
+            if leads and _launch_of(run) != args.launch:
+                delete(args)  # this resource is of no use; what the other one wrote stays
+            return error.exit_code
+        if leads and code not in _NOT_FINAL:
+            _settle(run, args.launch, code, reason)
+    if leads and code not in _NOT_FINAL:
+        delete(args)
+    return code
+
+
+class _Taken(ConfigError):
+    """Another supervisor holds the directory."""
+
+
+def _supervised(args: argparse.Namespace, run: RunDir, worker: str, leads: bool) -> tuple[int, str]:
+    """The exit code, and why where the supervisor could not say so in status.json.
+
+    Whatever goes wrong, it returns: a machine that nobody ends costs money.
+
+    Raises:
+      _Taken: if another supervisor holds the directory.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            plan, limits = _plan(args, run)
+            try:
+                code = supervise(plan, run, limits, worker, args.launch, leads)
+            except ConfigError as error:
+                raise _Taken(str(error)) from None
+            return code, ""
+        except _Taken:
+            raise
+        except StorageError as error:  # a bucket may be back in a while
+            code, reason = error.exit_code, str(error)
+        except PitError as error:
+            print(f"pit-jax: {error}", file=sys.stderr, flush=True)
+            return error.exit_code, str(error)
+        except Exception as error:
+            traceback.print_exc()
+            return EXIT_BUG, f"{type(error).__name__}: {error}"
+        print(f"pit-jax: {reason}", file=sys.stderr, flush=True)
+        if attempt < ATTEMPTS - 1:
+            time.sleep(PAUSE_S)
+    return code, reason
+
+
+def _plan(args: argparse.Namespace, run: RunDir) -> tuple[Plan, Limits]:
+    words = [sys.executable, "-m", "pit_jax.cli"]
+    if args.sweep:
+        if not (args.shard and args.directory):
+            raise ConfigError("--sweep needs --shard K/N and --directory PLACE")
+        words += ["sweep", args.sweep, "--workdir", args.directory, "--shard", args.shard]
+        # A point that fails is tried again by the sweep itself.
+        limits = Limits(retries=2, hang_s=FIELDS["launch.hang_s"].default, heartbeat_s=60.0)
+        return lambda _: [Process([*words, *args.override])], limits
+    config = configfile.load(args.config)
+    words += ["train", "--config", args.config, "--workdir", args.workdir]
+    return lambda _: [Process(words)], Limits.of(config, run)
+
+
+# Its end -------------------------------------------------------------------------------
+
+
+def _final(run: RunDir, launch: str) -> int | None:
+    """The exit code of this launch, if status.json says that it is final."""
+    with contextlib.suppress(PitError):
+        status = run.status()
+        if status.get("final") and status.get("launch") == launch:
+            return status.get("exit_code", EXIT_BUG)
+    return None
+
+
+def _launch_of(run: RunDir) -> str | None:
+    """The launch that status.json is of."""
+    with contextlib.suppress(PitError):
+        return run.status().get("launch")
+    return None
+
+
+def _settle(run: RunDir, launch: str, code: int, reason: str) -> None:
+    """Makes sure that status.json says that this launch has ended, before its machine goes."""
+    state = "done" if code == EXIT_DONE else "failed"
+    fields: dict[str, Any] = {"state": state, "exit_code": code, "final": True}
+    for attempt in range(ATTEMPTS):
+        if _final(run, launch) is not None:
+            return
+        try:
+            run.write_status(**fields, launch=launch, reason=reason)
+            return
+        except PitError as error:
+            print(f"pit-jax: {error}", file=sys.stderr, flush=True)
+        if attempt < ATTEMPTS - 1:
+            time.sleep(PAUSE_S)
+
+
+def delete(args: argparse.Namespace) -> bool:
+    """Deletes the queued resource that this worker runs on; whether that worked.
+
+    The watcher is the second line where it did not.
+    """
+    if not (args.project and args.zone):  # on GKE, which ends by itself
+        return False
+    from pit_jax.launch import queue
+
+    for attempt in range(ATTEMPTS):
+        try:
+            queue.Client(args.project, args.zone).delete(args.name, args.launch)
+            print(f"deleted the queued resource {args.name}", flush=True)
+            return True
+        except ConfigError as error:
+            print(f"pit-jax: {args.name} was not deleted: {error}", file=sys.stderr, flush=True)
+            return False
+        except PitError as error:
+            print(f"pit-jax: {args.name} was not deleted: {error}", file=sys.stderr, flush=True)
+        if attempt < ATTEMPTS - 1:
+            time.sleep(PAUSE_S)
+    return False
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    try:
+        code = work(parser().parse_args(argv))
+    except PitError as error:
+        print(f"pit-jax: {error}", file=sys.stderr, flush=True)
+        code = error.exit_code
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

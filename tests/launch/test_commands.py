@@ -1,0 +1,437 @@
+"""Looking after launches: what list, status, logs, stop and watch print and do."""
+
+import io
+import json
+import threading
+import time
+
+import grpc
+import pytest
+
+from pit_jax import cli
+from pit_jax.errors import ConfigError
+from pit_jax.launch import commands, decision, gke, known, queue, records, tpu, upload, watch
+from pit_jax.rundir import RunDir
+
+from .fake_tpu import service as service
+from .test_queue import ID, asked
+
+LONG = "pixels-vs-patches-imagenet-28-seed-10"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(queue, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(known, "LOOK_S", 0.2)
+    monkeypatch.setattr(commands, "FOLLOW_S", 0.02)
+
+
+@pytest.fixture
+def launched(service, tmp_path):
+    """Makes a launch: its resource, its directory, the local record."""
+
+    def make(name: str = "pit", number: int = 0, known: bool = True, **fields) -> RunDir:
+        run = RunDir(tmp_path / name)
+        fields = {"id": f"{number:012x}" if number else ID} | fields
+        request = asked(name, **fields)
+        made = upload.write_record(run, **tpu.described(request))
+        if known:
+            records.keep(made)
+        service.add(request)
+        return run
+
+    return make
+
+
+def state(service, name: str, entry) -> None:
+    service.histories.setdefault(name, [])
+    service._left[name] = [entry]
+    queue.Client("my-project", "us-west4-a").get(name)
+
+
+def at_work(run: RunDir, launch: str = ID) -> None:
+    run.write_status(state="running", step=120, total=50_000, launch=launch, final=False)
+    rows = [{"step": n, "time": 1.0, "train/loss": 2.0 - n / 100} for n in (40, 80)]
+    rows.append({"step": 80, "time": 2.0, "eval/accuracy": 0.851})
+    run.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+# list ------------------------------------------------------------------------------------
+
+
+def test_the_list_fits_80_columns_and_shows_what_each_is_doing(service, launched, capsys):
+    at_work(launched())
+    state(service, "pit", "ACTIVE")
+    launched(LONG, 2, accelerator="v5litepod-256", slices=2)
+    state(service, LONG, "WAITING_FOR_RESOURCES")
+    assert cli.run(["launch", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    [line] = [line for line in printed.splitlines() if line.startswith(" pit ")]
+    assert line.split()[:8] == [
+        *("pit", "v5litepod-16", "ACTIVE", "running", "120/50k", "85.1", "%", "0"),
+    ]
+    assert "WAITING" in printed
+    assert "2x v5litepod-256" in printed
+
+
+def test_without_an_evaluation_the_loss_is_shown(service, launched, capsys):
+    run = launched()
+    run.write("metrics.jsonl", '{"step": 3, "time": 1.0, "train/loss": 1.25}\n')
+    cli.run(["launch", "list"])
+    assert "loss 1.25" in capsys.readouterr().out
+
+
+def test_what_is_gone_stays_in_the_list(service, launched, capsys):
+    launched().write_status(state="done", exit_code=0, final=True, launch=ID)
+    service.resources.clear()
+    cli.run(["launch", "list"])
+    [line] = [x for x in capsys.readouterr().out.splitlines() if x.startswith(" pit ")]
+    assert line.split()[2:4] == ["gone", "done"]
+
+
+def test_the_status_of_an_earlier_launch_is_not_shown(service, launched, capsys):
+    launched().write_status(state="failed", exit_code=2, final=True, launch="f" * 12)
+    cli.run(["launch", "list"])
+    assert "failed" not in capsys.readouterr().out
+
+
+def test_the_cloud_out_of_reach(service, launched, capsys):
+    at_work(launched())
+    service.stop()
+    assert cli.run(["launch", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert "120/50k" in printed
+    assert "note: my-project, us-west4-a: Cloud TPU was not reached" in printed
+    [line] = [line for line in printed.splitlines() if line.startswith(" pit ")]
+    assert line.split()[2] == "?"
+
+
+def test_a_directory_out_of_reach(service, launched, capsys, tmp_path):
+    launched()
+    (tmp_path / "pit" / "status.json").mkdir()
+    assert cli.run(["launch", "list"]) == 0
+    assert "note: pit: " in capsys.readouterr().out
+
+
+def test_launches_of_other_machines_are_listed_with_a_place(service, launched, capsys, tmp_path):
+    script = f"#!/bin/bash\nWORKDIR={tmp_path}/pit\n"
+    at_work(launched(known=False, script=script))
+    assert cli.run(["launch", "list"]) == 0
+    assert "no launches are known here" in capsys.readouterr().out
+    cli.run(["launch", "list", "--project", "my-project", "--zone", "us-west4-a"])
+    printed = capsys.readouterr().out
+    assert "pit " in printed
+    assert "v5litepod-16" in printed
+    assert "120/50k" in printed
+
+
+def test_resources_of_others_are_not_listed(service, capsys):
+    service.add(asked())
+    service.resources["pit"].tpu.node_spec[0].node.labels = {}
+    cli.run(["launch", "list", "--project", "my-project", "--zone", "us-west4-a"])
+    assert "no launches" in capsys.readouterr().out
+
+
+def test_damaged_records_are_passed_over(launched, capsys):
+    launched()
+    for name, text in (("a", "{"), ("b", "[]"), ("c", '{"name": 7}'), ("d", "\0")):
+        (records.folder() / f"{name}.json").write_text(text)
+    assert [record["name"] for record in records.all_of()] == ["pit"]
+
+
+# status ----------------------------------------------------------------------------------
+
+
+def test_status_tells_all_that_is_known(service, launched, capsys):
+    run = launched(spot=True)
+    at_work(run)
+    run.write("heartbeat.json", '{"step": 121, "time": "2026-01-01T00:00:00+00:00", "attempt": 3}')
+    run.write("logs/slice-0-worker-0.log", "hello\n")
+    state(service, "pit", "ACTIVE")
+    assert cli.run(["launch", "status", "pit"]) == 0
+    lines = dict(
+        line.split(None, 1) for line in capsys.readouterr().out.splitlines() if " " in line.strip()
+    )
+    assert lines["launch"] == f"pit ({ID})"
+    assert lines["target"] == "tpu, my-project, us-west4-a"
+    assert lines["accelerator"] == "v5litepod-16, spot"
+    assert lines["resource"] == "ACTIVE"
+    assert lines["run"] == "running"
+    assert lines["step"] == "120/50k"
+    assert lines["accuracy"] == "0.851"
+    assert "step 121, attempt 3" in lines["heartbeat"]
+    assert lines["logs"] == "slice-0-worker-0"
+
+
+def test_status_says_why_it_failed(service, launched, capsys):
+    run = launched()
+    state(service, "pit", ("FAILED", 8, "There is no more capacity in the zone"))
+    run.write_status(state="failed", exit_code=3, final=True, launch=ID, reason="loss is nan")
+    cli.run(["launch", "status", "pit"])
+    printed = capsys.readouterr().out
+    assert "FAILED: There is no more capacity in the zone" in printed
+    assert "failed, exit code 3, for good" in printed
+    assert "loss is nan" in printed
+
+
+def test_a_name_that_nobody_knows(service, launched, capsys):
+    launched()
+    assert cli.run(["launch", "status", "pti"]) == 2
+    assert "no launch pti was made from this machine (pit)" in capsys.readouterr().err
+    place = ["--project", "my-project", "--zone", "us-west4-a"]
+    assert cli.run(["launch", "status", "pti", *place]) == 2
+    assert "there is no queued resource pti in my-project" in capsys.readouterr().err
+    assert cli.run(["launch", "status", "$(id)", *place]) == 2
+    assert "lower-case letters" in capsys.readouterr().err
+
+
+def test_a_launch_of_another_machine_is_found_by_its_place(service, tmp_path, capsys):
+    run = RunDir(tmp_path / "far")
+    script = f"#!/bin/bash\nWORKDIR='{run.path}'\n"
+    request = asked(script=script)
+    upload.write_record(run, **tpu.described(request))
+    at_work(run)
+    service.add(request)
+    place = ["--project", "my-project", "--zone", "us-west4-a"]
+    assert cli.run(["launch", "status", "pit", *place]) == 0
+    assert "120/50k" in capsys.readouterr().out
+
+
+def test_two_launches_of_one_name(launched, capsys):
+    launched()
+    records.keep({**records.find("pit"), "zone": "us-east1-c"})
+    assert len(records.all_of()) == 2
+    assert cli.run(["launch", "status", "pit"]) == 2
+    assert "add --project and --zone" in capsys.readouterr().err
+    assert records.find("pit", zone="us-east1-c")["zone"] == "us-east1-c"
+
+
+# logs ------------------------------------------------------------------------------------
+
+
+def test_the_end_of_the_first_workers_log(service, launched, capsys):
+    run = launched()
+    run.write("logs/slice-0-worker-1.log", "other\n")
+    run.write("logs/slice-0-worker-0.log", "".join(f"line {n}\n" for n in range(500)))
+    assert cli.run(["launch", "logs", "pit", "--lines", "2"]) == 0
+    assert capsys.readouterr().out == "line 498\nline 499\n"
+    cli.run(["launch", "logs", "pit"])
+    assert len(capsys.readouterr().out.splitlines()) == 100
+    cli.run(["launch", "logs", "pit", "--worker", "slice-0-worker-1"])
+    assert capsys.readouterr().out == "other\n"
+
+
+def test_before_a_run_has_started_the_log_of_the_start_up_is_shown(service, launched, capsys):
+    launched().write("logs/slice-0-worker-0-startup.log", "installing\n")
+    cli.run(["launch", "logs", "pit"])
+    assert capsys.readouterr().out == "installing\n"
+
+
+@pytest.mark.parametrize("worker", ["../launch", "..", "slice-9", "/etc/passwd"])
+def test_a_log_that_is_none(service, launched, capsys, worker):
+    launched().write("logs/slice-0-worker-0.log", "x\n")
+    assert cli.run(["launch", "logs", "pit", "--worker", worker]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_no_log_yet(service, launched, capsys):
+    launched()
+    assert cli.run(["launch", "logs", "pit"]) == 2
+    assert "no worker has written one yet" in capsys.readouterr().err
+
+
+def test_following_prints_each_line_once_until_the_run_ends(service, launched, capsys):
+    """The file is rewritten as a whole, and its beginning is dropped."""
+    run = launched()
+    lines = [f"line {n}" for n in range(60)]
+
+    def write() -> None:
+        for end in range(1, 61):
+            kept = lines[max(0, end - 20) : end]
+            run.write("logs/slice-0-worker-0.log", "".join(f"{line}\n" for line in kept))
+            time.sleep(0.01)
+        run.write_status(state="done", exit_code=0, final=True, launch=ID)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert cli.run(["launch", "logs", "pit", "--follow"]) == 0
+    writer.join()
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_the_last_lines_come_after_the_status(service, launched, capsys, monkeypatch):
+    run = launched()
+    run.write("logs/slice-0-worker-0.log", "a\n")
+    run.write_status(state="done", exit_code=0, final=True, launch=ID)
+    monkeypatch.setattr("time.sleep", lambda s: run.write("logs/slice-0-worker-0.log", "a\nb\n"))
+    assert cli.run(["launch", "logs", "pit", "--follow"]) == 0
+    assert capsys.readouterr().out == "a\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "new"),
+    [
+        ("", "ab", "ab"),
+        ("ab", "ab", ""),
+        ("ab", "abc", "c"),
+        ("abc", "bcd", "d"),
+        ("aaab", "abaa", "aa"),
+        ("aab", "baab", "aab"),
+        ("abc", "xyz", "xyz"),
+        ("abc", "", ""),
+        ("aa", "aaa", "a"),
+    ],
+)
+def test_what_is_new_in_a_log(before, after, new):
+    assert [*commands.added([*before], [*after])] == [*new]
+
+
+def test_what_a_worker_printed_does_not_reach_the_terminal_raw(service, launched, capsys):
+    launched().write("logs/slice-0-worker-0.log", b"\x1b[2Jgone \xff\n")
+    cli.run(["launch", "logs", "pit"])
+    assert "\x1b" not in capsys.readouterr().out
+
+
+# stop ------------------------------------------------------------------------------------
+
+
+def test_stop_deletes_and_no_watcher_creates_it_again(service, launched, capsys):
+    run = launched()
+    assert cli.run(["launch", "stop", "pit", "--yes"]) == 0
+    assert service.state("pit") == "DELETING"
+    assert upload.record(run)["stopped"]
+    assert upload.record(run)["request"]  # the rest is as it was
+    assert records.find("pit")["stopped"]
+    assert "pit is being deleted" in capsys.readouterr().out
+    assert cli.run(["launch", "stop", "pit", "--yes"]) == 0
+    assert cli.run(["launch", "watch"]) == 2
+    assert "nothing to watch" in capsys.readouterr().err
+
+
+def test_stop_asks(service, launched, capsys, monkeypatch):
+    launched()
+    assert cli.run(["launch", "stop", "pit"]) == 2
+    assert "add --yes" in capsys.readouterr().err
+    answer = io.StringIO("n\n")
+    answer.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", answer)
+    assert cli.run(["launch", "stop", "pit"]) == 2
+    assert "nothing was stopped" in capsys.readouterr().err
+    assert service.count("DeleteQueuedResource") == 0
+    assert "stopped" not in records.find("pit")
+
+
+def test_stop_leaves_the_resource_of_another_launch_alone(service, launched, capsys):
+    launched()
+    service.add(asked(id="f" * 12))
+    assert cli.run(["launch", "stop", "pit", "--yes"]) == 2
+    assert "was left alone" in capsys.readouterr().err
+    assert service.count("DeleteQueuedResource") == 0
+
+
+def test_stop_that_was_refused_says_what_is_missing(service, launched, capsys):
+    launched()
+    denied = grpc.StatusCode.PERMISSION_DENIED
+    service.fail("DeleteQueuedResource", denied, "tpu.queuedResources.delete denied")
+    assert cli.run(["launch", "stop", "pit", "--yes"]) == 2
+    assert "roles/tpu.admin" in capsys.readouterr().err
+    assert "stopped" not in records.find("pit")
+
+
+# GKE -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_gke(monkeypatch, tmp_path):
+    """A launch on GKE, and what its cluster was asked to delete."""
+    deleted = []
+    run = RunDir(tmp_path / "jobs")
+    fields = {"id": ID, "name": "jobs", "target": "gke", "namespace": "default", "context": "c"}
+    records.keep(upload.write_record(run, **fields, accelerator="v5litepod-16", slices=1))
+    monkeypatch.setattr(gke, "state", lambda record: "ACTIVE")
+    monkeypatch.setattr(gke, "delete", lambda record: deleted.append(record["name"]) or True)
+    return deleted
+
+
+def test_a_launch_on_gke_is_listed_and_stopped_like_any_other(on_gke, service, launched, capsys):
+    launched()
+    assert cli.run(["launch", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [line] = [line for line in lines if line.startswith(" jobs ")]
+    assert line.split()[1:3] == ["v5litepod-16", "ACTIVE"]
+    assert cli.run(["launch", "status", "jobs"]) == 0
+    assert "gke, c, default" in capsys.readouterr().out
+    assert cli.run(["launch", "stop", "jobs", "--yes"]) == 0
+    assert on_gke == ["jobs"]
+    assert service.count("DeleteQueuedResource") == 0
+
+
+def test_a_cluster_out_of_reach(on_gke, capsys, monkeypatch):
+    def unreachable(record):
+        raise ConfigError("the cluster c does not answer")
+
+    monkeypatch.setattr(gke, "state", unreachable)
+    assert cli.run(["launch", "list"]) == 0
+    assert "note: jobs: the cluster c does not answer" in capsys.readouterr().out
+    assert cli.run(["launch", "status", "jobs"]) == 0
+    assert "note: jobs: the cluster c does not answer" in capsys.readouterr().out
+
+
+def test_what_is_on_gke_is_not_watched(on_gke, capsys):
+    assert cli.run(["launch", "watch", "jobs"]) == 2
+    assert "starts it again by itself" in capsys.readouterr().err
+    assert cli.run(["launch", "watch"]) == 2
+
+
+# A bucket --------------------------------------------------------------------------------
+
+
+def test_a_run_in_a_bucket_is_listed_followed_and_stopped(service, bucket, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "FOLLOW_IN_A_BUCKET_S", 0.05)
+    run = RunDir(f"{bucket}/pit")
+    request = asked(workdir=str(run.path))
+    records.keep(upload.write_record(run, **tpu.described(request)))
+    service.add(request)
+    at_work(run)
+    assert cli.run(["launch", "list"]) == 0
+    assert "120/50k" in capsys.readouterr().out
+
+    def write() -> None:
+        for end in range(1, 6):
+            text = "".join(f"line {number}\n" for number in range(end))
+            run.write("logs/slice-0-worker-0.log", text)
+            time.sleep(0.1)
+        run.write_status(state="done", exit_code=0, final=True, launch=ID)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert cli.run(["launch", "logs", "pit", "--follow"]) == 0
+    writer.join()
+    assert capsys.readouterr().out.splitlines() == [f"line {number}" for number in range(5)]
+    assert cli.run(["launch", "stop", "pit", "--yes"]) == 0
+    assert upload.record(run)["stopped"]
+
+
+# watch -----------------------------------------------------------------------------------
+
+
+def test_watch_ends_with_the_launches(service, launched, capsys, monkeypatch):
+    run = launched()
+    monkeypatch.setattr(watch, "POLL_S", 0.01)
+    monkeypatch.setattr(decision, "GRACE_S", 0.0)
+    run.write_status(state="done", exit_code=0, final=True, launch=ID)
+    assert cli.run(["launch", "watch"]) == 0
+    assert "pit: done, exit code 0" in capsys.readouterr().out
+    assert service.resources == {}
+
+
+def test_watch_says_what_it_gave_up(service, launched, capsys, monkeypatch):
+    launched()
+    monkeypatch.setattr(watch, "POLL_S", 0.01)
+    service._left["pit"] = [("FAILED", 3, "no such accelerator")]
+    assert cli.run(["launch", "watch", "pit"]) == 2
+    assert "given up: pit" in capsys.readouterr().err
+    assert cli.run(["launch", "watch"]) == 2  # it is not taken up again by itself

@@ -1,0 +1,344 @@
+"""`pit-jax launch --target tpu`: dry, refused, confirmed, created."""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import types as builtin
+import uuid
+
+import grpc
+import pytest
+from google.cloud.tpu_v2 import types
+
+from pit_jax import cli, configfile
+from pit_jax.launch import money, queue, records, startup, tpu, upload, watch, wheel
+from pit_jax.launch.request import Request
+from pit_jax.rundir import RunDir
+
+from .fake_tpu import FakeTpu
+from .fake_tpu import service as service
+
+CONFIG = str(pathlib.Path(__file__).parent.parent.parent / "configs" / "digits.py") + ":pit"
+GIB = 2**30
+FITS = {"fits": True, "hbm_peak_bytes": 2 * GIB, "hbm_limit_bytes": int(15.75 * GIB)}
+FOUND = {"steps": {"train": FITS}, "chip_hours": 16.0, "cost": None}
+
+
+def words(workdir: str, *more: str) -> list[str]:
+    line = f"launch --config {CONFIG} --workdir {workdir} --target tpu --accelerator v5litepod-8"
+    return [*shlex.split(line), "--zone", "us-west4-a", *more]
+
+
+def dry(*more: str, workdir: str = "gs://my-bucket/runs/pit") -> int:
+    return cli.run(words(workdir, *more, "--dry-run"))
+
+
+# Dry -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing(monkeypatch):
+    """No credentials, no network: whoever asks for either fails."""
+    for name in list(os.environ):
+        if name.startswith(("GOOGLE_", "CLOUDSDK_")):
+            monkeypatch.delenv(name)
+
+    def refused(*args, **kwargs):
+        raise AssertionError("a dry run asked for the network or credentials")
+
+    import google.auth
+
+    monkeypatch.setattr(google.auth, "default", refused)
+    monkeypatch.setattr("socket.socket.connect", refused)
+    monkeypatch.setattr(money, "preflight", refused)
+
+
+def test_a_dry_run_prints_everything_and_needs_nothing(nothing, capsys):
+    assert dry("--spot", "--slices", "2", "--price-per-chip-hour", "1.2") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("pit in PROJECT, us-west4-a\n  slice         2 slices of v5litepod-8")
+    shown, _ = json.JSONDecoder().raw_decode(out[out.index("{") :])
+    (spec,) = shown["tpu"]["node_spec"]
+    assert spec["node"]["accelerator_type"] == "v5litepod-8"
+    assert spec["multislice_params"] == {"node_count": 2, "node_id_prefix": "pit"}
+    assert shown["spot"] == {}
+    for name in ("config.json", "constraints.txt", "startup.sh"):
+        assert re.search(rf"launch/{name} +[0-9,]+ bytes", out)
+    assert re.search(r"launch/pit_jax-0\.1\.0\+\S+\.whl +a wheel of this checkout", out)
+    assert "19.20, from ACTIVE to its deletion" in out
+    assert '  exec >>"$LOG"' in out  # the script as it is
+    assert "  ARGUMENTS=(--config gs://my-bucket/runs/pit/launch/config.json" in out
+    assert "pit-jax preflight --config" in out
+    assert "--topology v5e-8 --slices 2" in out
+
+
+def test_the_mesh_is_not_held_against_the_slice_by_a_dry_run(nothing, capsys):
+    assert dry("--config.mesh.data=7") == 0
+    assert "nothing was created or compiled" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_would_be_refused(nothing, capsys):
+    assert dry("--config.init_from=runs/earlier") == 0
+    assert "note: without --dry-run this is refused: config.init_from" in capsys.readouterr().out
+
+
+def test_data_is_where_the_workers_will_have_it(nothing, capsys):
+    for more in ("--data gs://my-bucket/data", "--data-disk imagenet"):
+        assert dry(*more.split(), "--config.data.dir=/here") == 0
+        mode = "disk" if "disk" in more else "stage"
+        assert f"  DATA_MODE={mode}\n" in capsys.readouterr().out
+    args = builtin.SimpleNamespace(data="gs://b/d", data_disk=None)
+    config = configfile.load(CONFIG, ["--config.data.dir=/here"])
+    assert tpu.for_workers(config, args).data.dir == startup.DATA_DIR
+    assert config.data.dir == "/here"
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ("--zone $(reboot)", "--zone"),
+        ("--project ;reboot", "--project"),
+        ("--name A", "--name"),
+        ("--accelerator v5litepod-9", "did you mean v5litepod-8?"),
+        ("--accelerator tpu7x-8", "--target gke"),
+        ("--service-account me@example.com", "gserviceaccount.com"),
+        ("--network ../x", "--network"),
+        ("--subnetwork a/b", "--subnetwork"),
+        ("--runtime-version $(x)", "--runtime-version"),
+        ("--data-disk 'a b'", "--data-disk"),
+        ("--data /local", "--data"),
+        ("--data gs://b/$(x)", "--data"),
+        ("--data-mode mount", "--data gs://"),
+        ("--data gs://bbb/d --data-disk d", "one of them"),
+        ("--requirement torch", "of pit_jax"),
+        ("--requirement https://u:p@host/x.whl", "metadata"),
+        ("--requirement '$(x)'", "--requirement"),
+        ("--workdir runs/pit", "gs://BUCKET/DIRECTORY"),
+        ("--workdir gs://my-bucket", "gs://BUCKET/DIRECTORY"),
+        ("--workdir 'gs://my-bucket/a;b'", "gs://BUCKET/DIRECTORY"),
+        ("--config.model.width=7", "config.model"),
+        ("--config.no.such=7", "no.such"),
+    ],
+)
+def test_refused_in_one_line(more, line, nothing, capsys):
+    assert dry(*shlex.split(more)) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert line in printed.err
+
+
+def test_the_zone_has_to_be_named(nothing, capsys):
+    given = [word for word in words("gs://my-bucket/pit", "--dry-run") if word != "us-west4-a"]
+    given.remove("--zone")
+    assert cli.run(given) == 2
+    assert "--zone is missing, such as us-west4-a" in capsys.readouterr().err
+
+
+# Created ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cloud(service, monkeypatch, tmp_path) -> FakeTpu:
+    """The service on loopback, a preflight that knows its answer, and nobody at a terminal."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(money, "preflight", lambda *args: FOUND)
+    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+    return service
+
+
+def created(cloud: FakeTpu) -> list:
+    """The messages that arrived."""
+    return [one for one in cloud.requests if isinstance(one, types.CreateQueuedResourceRequest)]
+
+
+def launched(bucket: str, *more: str) -> int:
+    return cli.run(words(bucket, "--project", "my-project", "--name", "pit", *more))
+
+
+def test_yes_uploads_everything_and_creates_the_resource(cloud, bucket, capsys):
+    assert launched(bucket, "--yes", "--config.train.steps=7") == 0
+    (sent,) = created(cloud)
+    run = RunDir(bucket)
+    record = upload.record(run)
+    request = Request.from_json(record["request"])
+    assert sent.queued_resource == request.to_message()
+    assert (sent.parent, sent.queued_resource_id) == (request.parent, "pit")
+    assert {name: record[name] for name in ("id", "name", "target", "project", "zone")} == {
+        "id": request.id,
+        "name": "pit",
+        "target": "tpu",
+        "project": "my-project",
+        "zone": "us-west4-a",
+    }
+    (known,) = records.all_of()  # on this machine, so that the name is enough
+    assert known.items() <= record.items()
+    config = configfile.load(record["config"])  # as a worker will
+    assert config == configfile.load(CONFIG, ["--config.train.steps=7"])
+    files = {path.name: path for path in (run.path / "launch").iterdir()}
+    assert files["startup.sh"].read_text() == request.script
+    (name,) = [name for name in files if name.endswith(".whl")]
+    assert f"\nWHEEL={name}\n" in request.script
+    assert files[name].read_bytes()[:2] == b"PK"
+    assert "jax==" in files["constraints.txt"].read_text()
+    out = capsys.readouterr().out
+    assert "16 at least, 2.0 h on this slice" in out
+    for action in ("status", "logs", "stop", "watch"):
+        assert f"pit-jax launch {action} pit" in out
+
+
+def test_a_wheel_that_is_not_the_one_asked_for_is_not_sent(cloud, bucket, monkeypatch, capsys):
+    names = iter(["pit_jax-0.1.0+g1a2b3c4-py3-none-any.whl"])
+    monkeypatch.setattr(wheel, "file_name", lambda: next(names))
+    assert launched(bucket, "--yes") == 2
+    assert "changed in these seconds" in capsys.readouterr().err
+    assert not created(cloud)
+
+
+def test_nothing_happens_without_a_yes(cloud, bucket, capsys):
+    assert launched(bucket) == 2
+    printed = capsys.readouterr()
+    assert "chip-hours" in printed.out  # the price is shown before the question
+    assert "add --yes" in printed.err
+    assert not cloud.calls
+    assert not RunDir(bucket).path.exists()
+
+
+def test_what_does_not_fit_ends_with_4_before_anything_is_there(cloud, bucket, monkeypatch, capsys):
+    large = {"steps": {"train": FITS | {"fits": False}}, "chip_hours": 1.0}
+    monkeypatch.setattr(money, "preflight", lambda *args: large)
+    assert launched(bucket, "--yes") == 4
+    assert "DOES NOT FIT" in capsys.readouterr().out
+    assert not RunDir(bucket).path.exists()
+    assert launched(bucket, "--yes", "--anyway") == 0
+    assert created(cloud)
+
+
+def test_a_resource_that_is_refused_leaves_no_launch_behind(cloud, bucket, capsys):
+    cloud.fail("CreateQueuedResource", grpc.StatusCode.RESOURCE_EXHAUSTED, "quota exceeded")
+    assert launched(bucket, "--yes") == 2
+    assert "quota" in capsys.readouterr().err
+    assert upload.record(RunDir(bucket)) == {}
+    assert not records.all_of()
+    assert launched(bucket, "--yes") == 0
+
+
+def test_a_service_that_does_not_answer_may_have_created_it(cloud, bucket, monkeypatch, capsys):
+    def silent(self, asked):
+        raise queue.Unreachable("Cloud TPU was not reached")
+
+    monkeypatch.setattr(queue.Client, "create", silent)
+    assert launched(bucket, "--yes") == 5
+    assert upload.record(RunDir(bucket))["name"] == "pit"
+    assert records.find("pit")  # so that it can be looked at and stopped
+
+
+def test_a_second_launch_into_the_directory_is_refused_while_the_first_lives(cloud, bucket, capsys):
+    assert launched(bucket, "--yes") == 0
+    assert launched(bucket, "--yes") == 2
+    assert "belongs to the launch pit, which has not ended" in capsys.readouterr().err
+    cloud.resources.clear()  # gone
+    assert launched(bucket, "--yes") == 0
+
+
+def test_another_run_in_the_directory_is_refused_before_it_is_compiled(
+    cloud, bucket, resolved, monkeypatch, capsys
+):
+    RunDir(bucket).write_config(resolved)
+    monkeypatch.setattr(money, "preflight", lambda *args: pytest.fail("compiled"))
+    assert launched(bucket, "--yes") == 2
+    assert "already holds another run" in capsys.readouterr().err
+
+
+def test_a_run_that_is_done_is_not_booked_again(cloud, bucket, capsys):
+    run = RunDir(bucket)
+    run.write_config(configfile.load(CONFIG))
+    run.write_status(state="done", step=9)
+    assert launched(bucket, "--yes") == 0
+    assert capsys.readouterr().out == f"{bucket} is done: step 9\n"
+    assert not cloud.calls
+
+
+def test_what_the_workers_cannot_reach_is_refused(cloud, bucket, capsys):
+    assert launched(bucket, "--yes", "--config.resume=runs/earlier") == 2
+    assert "is on this machine and not on the workers" in capsys.readouterr().err
+
+
+def test_data_that_is_not_there_is_refused(cloud, bucket, capsys):
+    assert launched(bucket, "--yes", "--data", f"{bucket}/data") == 2
+    assert "nothing lies there" in capsys.readouterr().err
+    (RunDir(bucket).path / "data" / "set.txt").write_text("x")
+    assert launched(f"{bucket}/run", "--yes", "--data", f"{bucket}/data") == 0
+    (sent,) = created(cloud)
+    script = sent.queued_resource.tpu.node_spec[0].node.metadata["startup-script"]
+    assert f"\nDATA={bucket}/data\nDATA_MODE=stage\n" in script
+    assert configfile.load(f"{bucket}/run/launch/config.json").data.dir == startup.DATA_DIR
+
+
+@pytest.mark.parametrize(("exit_code", "state"), [(0, "done"), (3, "failed")])
+def test_watch_stays_until_the_run_has_ended_and_ends_as_it_did(
+    exit_code, state, cloud, bucket, monkeypatch, capsys
+):
+    def finish():
+        run = RunDir(bucket)
+        status = {"state": state, "exit_code": exit_code, "final": True, "reason": "as it is"}
+        run.write("status.json", json.dumps({**status, "launch": upload.record(run)["id"]}))
+
+    cloud.histories["pit"] = [["PROVISIONING", "ACTIVE", finish, "ACTIVE"]]
+    now = [0.0]  # an hour a look
+
+    def watched(found):
+        return real(found, clock=lambda: now[0], sleep=lambda s: now.__setitem__(0, now[0] + 3600))
+
+    real = watch.watch
+    monkeypatch.setattr(watch, "watch", watched)
+    assert launched(bucket, "--yes", "--watch") == exit_code
+    assert cloud.count("DeleteQueuedResource") == 1
+    assert ("as it is" in capsys.readouterr().err) == bool(exit_code)
+
+
+def test_without_credentials_one_line_says_what_to_do(cloud, bucket, monkeypatch, capsys):
+    from google.auth import exceptions
+
+    def nobody():
+        raise exceptions.DefaultCredentialsError("...")
+
+    monkeypatch.setattr("google.auth.default", nobody)
+    assert cli.run(words(bucket, "--yes")) == 2
+    assert "gcloud auth application-default login" in capsys.readouterr().err
+    monkeypatch.setattr("google.auth.default", lambda: (None, None))
+    assert cli.run(words(bucket, "--yes")) == 2
+    assert "--project is missing" in capsys.readouterr().err
+    monkeypatch.setattr("google.auth.default", lambda: (None, "my-project"))
+    assert cli.run(words(bucket, "--yes")) == 0
+
+
+def test_no_credential_is_written_anywhere(cloud, bucket, tmp_path, monkeypatch, capsys):
+    """Neither keys in files nor tokens in the environment: not in files, metadata or output."""
+    secrets = [f"sEcReT{uuid.uuid4().hex}" for _ in range(6)]
+    key = tmp_path / "key.json"
+    key.write_text(json.dumps({"type": "service_account", "private_key": secrets[0]}))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    names = ("CLOUDSDK_AUTH_ACCESS_TOKEN", "HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY")
+    for name, secret in zip(names, secrets[1:5], strict=True):
+        monkeypatch.setenv(name, secret)
+    leaky = f"git+https://me:{secrets[5]}@github.com/a/b"
+    assert launched(bucket, "--yes", "--requirement", leaky) == 2
+    assert launched(bucket, "--yes") == 0
+    printed = capsys.readouterr()
+    written = [path.read_bytes() for path in everything(RunDir(bucket).path)]
+    assert len(written) == 5
+    sent = [type(one).serialize(one) for one in created(cloud)]
+    everywhere = b"".join([*written, *sent, printed.out.encode(), printed.err.encode()])
+    for secret in [*secrets, str(key)]:
+        assert secret.encode() not in everywhere
+    assert b"sEcReT" not in everywhere
+
+
+def everything(folder) -> list:
+    found = []
+    for path in folder.iterdir():
+        found += everything(path) if path.is_dir() else [path]
+    return found

@@ -307,6 +307,25 @@ def preflight() -> str:
     return "\n".join([table(head, rows), "", "The commands, in the same order:", "", *commands])
 
 
+def faults() -> str:
+    """The table of faults, and the command that made it."""
+    found = load("", "faults")
+    if found is None:
+        return "Not measured."
+    rows = []
+    for one in found["faults"]:
+        held = ["yes" if one[key] else "**no**" for key in ("same_bits", "steps_once")]
+        if one["note"]:
+            rows.append([one["fault"], one["note"], "–", "–", "–", "–"])
+        else:
+            left = str(one["left_running"])
+            rows.append([one["fault"], one["when"], str(one["starts"]), *held, left])
+    head = ["fault", "when", "starts", "same bits", "every step once", "left running"]
+    machine = found["machine"]
+    made = f"Python {machine['python']}, jax {machine['versions']['jax']}, {machine['time'][:10]}"
+    return f"{table(head, rows)}\n\n{made}, {found['cores']} cores: `{found['command']}`."
+
+
 def render(text: str) -> str:
     """The README with its tables written anew.
 
@@ -322,6 +341,7 @@ def render(text: str) -> str:
         mae_digits,
         digits_diffusion,
         studies,
+        faults,
     ):
         name = write.__name__
         marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)

@@ -57,8 +57,8 @@ def _check_shared(run: RunDir, name: str) -> None:
         with files.told(path):
             path.unlink(missing_ok=True)
     if blind:
-        word = "processes" if blind[1:] else "process"
+        which = "processes {} do" if blind[1:] else "process {} does"
         raise ConfigError(
-            f"--workdir {run.path} is not shared: {word} {', '.join(blind[:8])} do not see what"
+            f"--workdir {run.path} is not shared: {which.format(', '.join(blind[:8]))} not see what"
             " process 0 writes there. Name a directory that all machines share, or one on gs://"
         )

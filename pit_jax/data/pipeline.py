@@ -225,10 +225,18 @@ class Pipeline:
 
     `train(step)` iterates from that step on without end; `evaluate()` once over all.
     Close the iterator of `train` (or leave its `with contextlib.closing`) when done.
+    `on_batch` is called for each batch that `evaluate()` gives.
     """
 
-    def __init__(self, reader: Reader, sharding: NamedSharding, batch_size: int, workers: int):
-        self.reader, self.batch_size = reader, batch_size
+    def __init__(
+        self,
+        reader: Reader,
+        sharding: NamedSharding,
+        batch_size: int,
+        workers: int,
+        on_batch: Callable[[], None] | None = None,
+    ):
+        self.reader, self.batch_size, self._on_batch = reader, batch_size, on_batch
         self._sharding, self._workers = sharding, workers
         self._rows = local_rows(sharding, batch_size)
 
@@ -238,9 +246,16 @@ class Pipeline:
 
     def evaluate(self) -> Iterator[dict[str, jax.Array]]:
         batches = EvalBatches(self.reader, self.batch_size, self._rows)
-        return self._to_devices(
+        found = self._to_devices(
             ahead.batches(batches, 0, len(batches), self._streamed(), self._workers)
         )
+        return self._telling(found) if self._on_batch else found
+
+    def _telling(self, batches: Iterator[dict]) -> Iterator[dict]:
+        with contextlib.closing(batches):
+            for batch in batches:
+                self._on_batch()
+                yield batch
 
     def _streamed(self) -> bool:
         return not self.reader.held

@@ -7,6 +7,7 @@ credentials. JobSet and the supervisor restart what fails, so nobody has to watc
 
 import copy
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -117,6 +118,11 @@ def to_yaml(manifest: Mapping[str, Any]) -> str:
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
+    # Plain text in YAML 1.1, but not for kubectl: y is true there, and 12e3 a number.
+    for kind, text, first in (("bool", "[yYnN]", "yYnN"), ("float", "[0-9]+e[0-9]+", "0123456789")):
+        Plain.add_implicit_resolver(
+            f"tag:yaml.org,2002:{kind}", re.compile(f"{text}$"), list(first)
+        )
     return yaml.dump(copy.deepcopy(manifest), Dumper=Plain, sort_keys=False, width=1000)
 
 

@@ -106,9 +106,7 @@ def record_of(args: Any, name: str | None = None) -> Mapping[str, Any]:
     with contextlib.suppress(PitError):
         run = RunDir(record["workdir"])
         with files.told(run.path, "read"):
-            found = upload.record(run)
-        if found.get("id") == record.get("id") and found:
-            return {**record, **found}
+            return _completed(record, run)
     return record
 
 
@@ -176,16 +174,19 @@ def read_run(one: Known) -> None:
     try:
         run = RunDir(one.record["workdir"])
         with files.told(run.path, "read"):
-            one.record = {**one.record, **_said(run, one.record)}
+            one.record = _completed(one.record, run)
             run.status()
             one.progress = Progress(run).read()
     except PitError as error:
         one.notes.append(f"{one.record['name']}: {error}")
 
 
-def _said(run: RunDir, record: Mapping[str, Any]) -> Mapping[str, Any]:
+def _completed(record: Mapping[str, Any], run: RunDir) -> Mapping[str, Any]:
+    """A record with what launch.json adds, unless that is of another launch or damaged."""
     found = upload.record(run)
-    return found if found and found.get("id") == record.get("id") else {}
+    whole = {**record, **found}
+    of_this = found and found.get("id") == record.get("id")
+    return whole if of_this and records.is_whole(whole) else record
 
 
 def _named(record: Mapping[str, Any]) -> bool:

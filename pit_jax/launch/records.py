@@ -16,6 +16,7 @@ from pit_jax import files
 from pit_jax.errors import ConfigError
 
 _KEYS = ("name", "target", "workdir")
+_OF_TPU = ("project", "zone")  # where its queued resource is
 _LEFT_OUT = ("request", "schema")
 
 
@@ -85,8 +86,13 @@ def _read(path: Path) -> dict[str, Any] | None:
         found = files.parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
-    fits = isinstance(found, dict) and all(isinstance(found.get(key), str) for key in _KEYS)
-    return found if fits else None
+    return found if isinstance(found, dict) and is_whole(found) else None
+
+
+def is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether a record says where its launch is, so that it can be looked after."""
+    keys = _KEYS + _OF_TPU if record.get("target") == "tpu" else _KEYS
+    return all(isinstance(record.get(key), str) for key in keys)
 
 
 def _place(record: Mapping[str, Any]) -> tuple:

@@ -137,9 +137,20 @@ def test_resources_of_others_are_not_listed(service, capsys):
 
 def test_damaged_records_are_passed_over(launched, capsys):
     launched()
-    for name, text in (("a", "{"), ("b", "[]"), ("c", '{"name": 7}'), ("d", "\0")):
+    nowhere = '{"name": "e", "target": "tpu", "workdir": "runs/e", "zone": null}'
+    for name, text in (("a", "{"), ("b", "[]"), ("c", '{"name": 7}'), ("d", "\0"), ("e", nowhere)):
         (records.folder() / f"{name}.json").write_text(text)
     assert [record["name"] for record in records.all_of()] == ["pit"]
+    assert cli.run(["launch", "stop", "e", "--yes"]) == 2
+    assert "no launch e was made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("field", "value"), [("workdir", []), ("name", {}), ("project", None)])
+def test_a_damaged_file_of_the_launch_hides_no_record(service, launched, capsys, field, value):
+    run = launched()
+    run.write(upload.RECORD, json.dumps({**upload.record(run), field: value}))
+    assert cli.run(["launch", "status", "pit"]) == 0
+    assert "my-project" in capsys.readouterr().out
 
 
 # status ----------------------------------------------------------------------------------

@@ -73,6 +73,25 @@ def test_the_data_is_where_the_config_looks_for_it(ready, bucket):
     assert configfile.load(f"{bucket}/run/launch/config.json").data.dir == startup.DATA_DIR
 
 
+def test_data_that_is_not_there_is_said_first(ready, bucket, capsys):
+    assert launched(f"{bucket}/run", "--yes", "--data", f"{bucket}/data") == 2
+    assert "nothing lies there" in capsys.readouterr().err
+    assert not created(ready)
+
+
+def test_what_the_pods_cannot_read_is_refused(ready, bucket, capsys):
+    assert launched(bucket, "--yes", "--config.init_from=runs/earlier") == 2
+    assert "is on this machine and not on the workers" in capsys.readouterr().err
+    assert not ready.calls
+
+
+def test_a_run_that_is_done_books_nothing(ready, bucket, monkeypatch, capsys):
+    monkeypatch.setattr(upload, "finished", lambda run, config: "it is done")
+    assert launched(bucket, "--yes") == 0
+    assert capsys.readouterr().out == "it is done\n"
+    assert not ready.calls
+
+
 def test_nothing_happens_without_a_yes(ready, bucket, capsys):
     assert launched(bucket) == 2
     captured = capsys.readouterr()
@@ -97,6 +116,8 @@ def test_what_does_not_fit_ends_with_4(ready, bucket, monkeypatch, capsys):
         (422, "admission webhook denied:\nreplicas", 2, "refuses it: admission webhook denied: r"),
         (400, 'strict decoding error: unknown field "spec.x"', 2, "has a JobSet before 0.10"),
         (503, "the server is not ready", 5, "is in trouble: the server is not ready"),
+        (429, "too many requests", 5, "is in trouble: too many requests"),
+        (422, "long " * 1000, 2, "refuses it: long long"),
     ],
 )
 def test_a_refusal_is_one_line_and_leaves_no_launch(
@@ -106,6 +127,7 @@ def test_a_refusal_is_one_line_and_leaves_no_launch(
     assert launched(bucket, "--yes") == exit_code
     err = capsys.readouterr().err
     assert err.count("\n") == 1
+    assert len(err) < 600
     assert line in err
     # What did not answer may have created it, and is kept to be looked at and stopped.
     assert bool(upload.record(RunDir(bucket))) == bool(records.all_of()) == (exit_code == 5)
@@ -145,7 +167,7 @@ def user(path: pathlib.Path, **given: object) -> None:
     ],
 )
 def test_a_program_that_gives_no_credentials_is_quoted(
-    script, line, ready, bucket, tmp_path, capfd
+    script, line, ready, bucket, tmp_path, capfd, caplog
 ):
     program = {"command": "sh", "args": ["-c", script], "interactiveMode": "Never"}
     version = "client.authentication.k8s.io/v1beta1"
@@ -155,6 +177,7 @@ def test_a_program_that_gives_no_credentials_is_quoted(
     assert err.count("\n") == 1
     assert line in err
     assert "gcloud auth login" in err
+    assert not caplog.records  # the client would print it once more
     assert not ready.calls
 
 
@@ -217,8 +240,18 @@ def test_its_state_is_that_of_the_jobset(ready, bucket):
     record = records.find("pit")
     assert gke.state(record) == "WAITING"
     (found,) = ready.jobsets.values()
-    found["status"] = {"replicatedJobsStatus": [{"name": "slice", "ready": 1}]}
-    assert gke.state(record) == "ACTIVE"
+    jobs = found["spec"]["replicatedJobs"]
+    jobs[0]["replicas"] = 2
+    for told, state in (
+        ({"ready": 1}, "WAITING"),
+        ({"ready": 2}, "ACTIVE"),
+        ({"ready": 1, "succeeded": 1}, "ACTIVE"),
+    ):
+        found["status"] = {
+            "conditions": [{"type": "Failed", "status": "False"}],
+            "replicatedJobsStatus": [{"name": "slice", **told}],
+        }
+        assert gke.state(record) == state
     found["spec"]["suspend"] = True
     assert gke.state(record) == "SUSPENDED"
     for kind in ("Completed", "Failed"):
@@ -227,6 +260,19 @@ def test_its_state_is_that_of_the_jobset(ready, bucket):
     assert gke.state({**record, "id": "another"}) is None
     ready.jobsets.clear()
     assert gke.state(record) is None
+
+
+def test_it_is_asked_for_where_it_was_launched(ready, bucket, tmp_path):
+    assert launched(bucket, "--yes", "--namespace", "ml", "--context", "there") == 0
+    record = records.find("pit")
+    path = tmp_path / "kubeconfig"
+    found = yaml.safe_load(path.read_text())
+    elsewhere = {"name": "elsewhere", "cluster": {"server": "http://127.0.0.1:9"}}
+    found["clusters"].append(elsewhere)
+    found["contexts"][0]["context"]["cluster"] = "elsewhere"
+    path.write_text(yaml.safe_dump(found))
+    assert gke.state(record) == "WAITING"
+    assert gke.delete(record)
 
 
 def test_stop_deletes_the_jobset_of_that_launch_alone(ready, bucket, capsys):
@@ -268,6 +314,21 @@ def test_a_jobset_that_has_ended_makes_room(ready, bucket, monkeypatch, capsys):
     assert len(created(ready)) == 2
     condition(ready, "Completed")
     assert launched(f"{bucket}/other", "--yes") == 0  # the same directory goes on
+
+
+def test_one_that_is_being_deleted_is_waited_for(ready, bucket, monkeypatch, capsys):
+    assert launched(bucket, "--yes") == 0
+    assert gke.delete(records.find("pit"))
+    ready.lasting = 1000
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    monkeypatch.setattr("time.monotonic", lambda: 10.0 * len(pauses))
+    assert not gke.alive(records.find("pit"))
+    assert launched(bucket, "--yes") == 5
+    assert "still being deleted: try again" in capsys.readouterr().err
+    ready.lasting = 3
+    pauses.clear()
+    assert launched(bucket, "--yes") == 0
 
 
 def test_somebody_else_s_jobset_is_left_alone(ready, bucket, capsys):

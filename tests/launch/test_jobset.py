@@ -10,6 +10,7 @@ from kubernetes import client
 
 from pit_jax import cli
 from pit_jax.launch import accelerators, jobset, money, startup
+from pit_jax.launch import request as requests
 from pit_jax.launch.worker import parser as worker_parser
 
 from .fake_cluster import IMAGE, words
@@ -143,6 +144,8 @@ def test_the_pod_runs_the_worker_of_the_uploaded_config(nothing, capsys):
     assert args.workdir == "gs://my-bucket/runs/pit"
     assert args.launch == manifest["metadata"]["labels"][jobset.LABEL]
     assert (args.name, args.project, args.zone) == ("pit", None, None)  # deletes no resource
+    (shared,) = [one for one in pod_of(manifest)["volumes"] if one["name"] == "shm"]
+    assert shared["emptyDir"] == {"medium": "Memory"}
     assert "env" not in container  # GKE's own
 
 
@@ -163,6 +166,9 @@ def test_options_are_where_they_belong(nothing, capsys):
         "effect": "NoSchedule",
     }
     (volume,) = [one["csi"] for one in pod["volumes"] if "csi" in one]
+    assert volume["readOnly"]
+    template = job_of(manifest)["template"]
+    assert template["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
     assert volume["volumeAttributes"] == {
         "bucketName": "my-bucket",
         "mountOptions": "implicit-dirs,only-dir=data/sets",
@@ -262,6 +268,7 @@ def test_a_dry_run_says_the_rest_in_comments(nothing, capsys):
         ("--queue -a", "--queue"),
         ("--service-account me@my-project.iam.gserviceaccount.com", "Kubernetes service account"),
         ("--service-account a..b", "--service-account"),
+        (f"--service-account {'.'.join(5 * ['a' * 60])}", "--service-account"),
         ("--image 'x y'", "--image"),
         ("--image ''", "--image is missing"),
         ("--image $(reboot)", "--image"),
@@ -282,6 +289,24 @@ def test_refused_in_one_line(more, line, nothing, capsys):
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert line in captured.err
+
+
+def test_kubectl_reads_as_text_what_is_text(nothing, monkeypatch, capsys):
+    """Its YAML knows more numbers and truths than PyYAML's."""
+    monkeypatch.setattr(requests, "new_id", lambda: "12345678e012")
+    assert dry("--name y") == 0
+    out = capsys.readouterr().out
+    assert "  name: 'y'\n" in out
+    assert "    pit-jax-launch: '12345678e012'\n" in out
+    assert "  - '12345678e012'\n" in out
+    assert "12345678e012\n" not in out
+
+
+def test_a_slash_at_the_end_is_of_no_account(nothing, capsys):
+    assert dry(workdir="gs://my-bucket/runs/pit/") == 0
+    out = capsys.readouterr().out
+    assert "runs/pit//" not in out
+    assert "runs/pit/\n" not in out
 
 
 def test_the_image_has_to_be_named(nothing, capsys):

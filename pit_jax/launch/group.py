@@ -19,6 +19,8 @@ from pit_jax.study import child
 # Exit codes that say what was wrong; a process that only noticed that another is gone aborts.
 _TELLING = (2, 3, 4, 5, EXIT_PREEMPTED, EXIT_INTERRUPTED)
 _ABORTED = 128 + signal.SIGABRT
+# Of these process 0 has to end by itself: it writes what the run leaves behind.
+_OF_THE_FIRST = (EXIT_DONE, EXIT_PREEMPTED, EXIT_INTERRUPTED)
 # After one of these the others are about to end alike, and may still be saving.
 _TOGETHER = (EXIT_DONE, 3, EXIT_PREEMPTED, EXIT_INTERRUPTED)
 _PIPE = 1 << 20  # bytes
@@ -160,7 +162,11 @@ class Group:
         for output in self._outputs:
             output.join(5)
         themselves = [n for n in range(len(codes)) if n not in self._killed]
-        told = min(themselves or range(len(codes)), key=lambda number: _rank(codes[number]))
+        if 0 in self._killed:
+            themselves = [n for n in themselves if codes[n] not in _OF_THE_FIRST]
+        told = min(
+            themselves or self._killed or range(len(codes)), key=lambda number: _rank(codes[number])
+        )
         which = f"process {told}: " if len(codes) > 1 and not self._outputs[told].explained else ""
         return codes[told], which + named(codes[told]) + self._outputs[told].reason()
 

@@ -33,8 +33,10 @@ class Log:
         self._every_s = EVERY_S_IN_A_BUCKET if files.in_bucket(run.path) else EVERY_S
         self._busy = threading.Lock()
         self._changed, self._written = False, time.monotonic()
-        with contextlib.suppress(OSError, PitError):
-            self._lines.extend((run.path / self._name).read_text().splitlines())
+        path = run.path / self._name
+        with contextlib.suppress(PitError), files.told(path, "read"):
+            before = path.read_bytes().decode(errors="replace")
+            self._lines.extend(files.printable(before).splitlines())
 
     def say(self, text: str) -> None:
         """A line of the supervisor's own."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pit_jax import beat, files, lease
-from pit_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, PitError
+from pit_jax.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, PitError
 from pit_jax.launch.group import Group, Plan
 from pit_jax.launch.log import Log
 from pit_jax.rundir import RunDir
@@ -123,7 +123,7 @@ class _Supervisor:
 
     def __post_init__(self) -> None:
         self._signals: list[int] = []
-        self._asked = -math.inf  # when the last signal came
+        self._asked = -math.inf  # when the last one of them came
         self._woken = threading.Event()
         self._attempt = 0
         self._group: Group | None = None
@@ -169,7 +169,11 @@ class _Supervisor:
     def _try(self) -> tuple[int, str]:
         """One attempt: its exit code, and in one line how it ended."""
         environment = {lease.OWNER: self.owner}
-        group = Group(self.plan(self._attempt), self.log, self.folder, environment)
+        planned = self.plan(self._attempt)
+        try:
+            group = Group(planned, self.log, self.folder, environment)
+        except OSError as error:  # too many processes, no memory: perhaps not in a while
+            return EXIT_BUG, f"no process could be started: {error.strerror or error}"
         self._group = group
         passed_on, since, why = 0, 0.0, ""
         try:
@@ -281,7 +285,7 @@ class _Supervisor:
             now = time.monotonic()
             if now - self._asked > _TOGETHER_S:
                 self._signals.append(number)
-            self._asked = now
+                self._asked = now
             self._woken.set()
 
         if threading.current_thread() is not threading.main_thread():

@@ -37,7 +37,7 @@ class Launch:
 
     def start(self) -> subprocess.Popen:
         words = ["launch", "--target", "local", "--processes", "2", "--config", f"{CONFIG}:pit"]
-        words += ["--workdir", str(self.path), *WORDS]
+        words += ["--devices-per-process", "1", "--workdir", str(self.path), *WORDS]
         self.starts += 1
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pit_jax.cli", *words],

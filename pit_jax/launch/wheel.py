@@ -49,7 +49,7 @@ def build(folder: str | os.PathLike) -> pathlib.Path:
     """
     root = _root()
     if importlib.util.find_spec("setuptools") is None:
-        raise ConfigError("the wheel is built with setuptools: pip install setuptools")
+        raise ConfigError("the wheel is built with setuptools: pip install 'pit_jax[launch]'")
     name = version(root)
     with tempfile.TemporaryDirectory() as place:
         copy = pathlib.Path(place)
@@ -69,7 +69,8 @@ def build(folder: str | os.PathLike) -> pathlib.Path:
         )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise ConfigError(f"the wheel could not be built: {lines[-1][:200]}")
+        hint = ": pip install 'setuptools>=70.1'" if "bdist_wheel" in lines[-1] else ""
+        raise ConfigError(f"the wheel could not be built: {lines[-1][:200]}{hint}")
     return pathlib.Path(folder) / done.stdout.strip().splitlines()[-1]
 
 

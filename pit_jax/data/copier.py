@@ -4,6 +4,7 @@ Every image is decoded, resized and written once, by processes that take one sha
 other. A JPEG much larger than the copy is decoded at a fraction of its size (decode.py).
 """
 
+import collections
 import contextlib
 import dataclasses
 import fcntl
@@ -113,18 +114,20 @@ def copy(
         total = sum(len(writers[split].span(shard)) for split, shard in todo)
         with metrics.Progress(total, str(wanted), first="starting") as progress:
             meter, enlarged = metrics.Counted(progress, total), 0
+            kinds: collections.Counter[str] = collections.Counter()
 
             def told(words: int | str) -> None:
                 (progress.warn if isinstance(words, str) else meter.add)(words)
 
-            for number in crew.each(job.write, todo, workers or _cores(), told):
+            for number, of_kind in crew.each(job.write, todo, workers or _cores(), told):
                 enlarged += number
+                kinds.update(of_kind)
                 meter.line()
             for writer in writers.values():
                 writer.finish()
             if not todo:
                 progress.say(f"{root}: all files are what was written")
-            for line in _result(wanted, root, manifest, found, enlarged):
+            for line in _result(wanted, root, manifest, found, enlarged, kinds):
                 progress.say(line)
     return root
 
@@ -213,7 +216,12 @@ def _cores() -> int:
 
 
 def _result(
-    name: Copy, root: Path, manifest: Manifest, found: dict[str, Source], enlarged: int
+    name: Copy,
+    root: Path,
+    manifest: Manifest,
+    found: dict[str, Source],
+    enlarged: int,
+    kinds: collections.Counter[str],
 ) -> Iterator[str]:
     """What was made, and how to train on it, for people."""
     splits = read_manifest(root, KIND)["splits"]
@@ -224,6 +232,8 @@ def _result(
         f"{root}: {counts} images of {manifest.image_set} at {side} × {side} × {channels},"
         f" {sum(files) / 1e6:,.1f} MB"
     )
+    if set(kinds) - {"JPEG"}:  # ImageNet holds a PNG called .JPEG, and CMYK
+        yield f"by their bytes: {', '.join(f'{n:,} {kind}' for kind, n in kinds.most_common())}"
     if enlarged:
         yield f"{enlarged:,} of them were smaller than {side} × {side} and were enlarged"
     labels = [np.load(root / labels_name(split)) for split in found]
@@ -251,18 +261,20 @@ class _Job:
     manifest: Manifest
     shards: dict[str, int]
 
-    def write(self, task: tuple[str, int], tell: Callable[[int | str], None]) -> int:
+    def write(
+        self, task: tuple[str, int], tell: Callable[[int | str], None]
+    ) -> tuple[int, collections.Counter[str]]:
         """Writes a shard (split, number), and tells of so many images more, or one left out.
 
         Returns:
-          How many images were smaller than the copy.
+          How many images were smaller than the copy, and how many files were of each kind.
         """
         (split, shard), small = task, []
         source = _open(tuple(vars(self.data).items()), split)
-        source.skip_with, source.say = "--skip-corrupt", tell
+        source.skip_with, source.say, source.kinds = "--skip-corrupt", tell, collections.Counter()
         writer = Writer(self.root, self.manifest, split, len(source), self.shards[split])
         writer.write(shard, self._examples(source, writer.span(shard), small, tell))
-        return sum(small)
+        return sum(small), source.kinds
 
     def _examples(
         self, source: Source, numbers: range, small: list[bool], tell: Callable[[int | str], None]

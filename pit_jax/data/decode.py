@@ -51,6 +51,19 @@ def decode(
     return choose(image.shape[:2]).of(image) if choose else image
 
 
+def kind(data: bytes) -> str:
+    """What an image file is by its bytes: "JPEG", "greyscale JPEG", "CMYK JPEG", "PNG", ..."""
+    if data[:3] == _JPEG:
+        try:
+            colours = simplejpeg.decode_jpeg_header(data)[2]
+        except ValueError:
+            return "JPEG"
+        names = {"Gray": "greyscale JPEG", "CMYK": "CMYK JPEG", "YCCK": "CMYK JPEG"}
+        return names.get(colours, "JPEG")
+    with Image.open(io.BytesIO(data)) as image:
+        return image.format or "unknown format"
+
+
 class _Unsuited(Exception):
     """A JPEG for PIL."""
 

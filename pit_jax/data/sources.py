@@ -8,6 +8,7 @@ NAME        any TensorFlow Datasets set, prepared as ArrayRecord; see prepared.p
 SET@SIZE    what `pit-jax data prepare SET --resize SIZE` made of a set; see copies.py
 """
 
+import collections
 import functools
 import gzip
 import importlib.util
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pit_jax.data import known
-from pit_jax.data.decode import Undecodable, decode
+from pit_jax.data.decode import Undecodable, decode, kind
 from pit_jax.data.known import KNOWN
 from pit_jax.data.resize import View
 from pit_jax.errors import ConfigError, StorageError
@@ -273,6 +274,7 @@ class Encoded(Source):
     def __init__(self, data: Any):
         super().__init__()
         self._channels, self._skip = data.channels, data.corrupt == "skip"
+        self.kinds: collections.Counter[str] | None = None  # what was decoded, if it is counted
 
     def _read(self, index: int) -> tuple:
         raise NotImplementedError
@@ -288,6 +290,8 @@ class Encoded(Source):
         try:
             data, label, *depth = self._read(index)
             image = decode(data, self._channels, choose)
+            if self.kinds is not None:
+                self.kinds[kind(data)] += 1
             if choose:
                 depth = [choose(x.shape).nearest(x) for x in depth]
             return image, label, *depth

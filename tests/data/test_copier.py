@@ -238,6 +238,22 @@ def test_broken_images_are_left_out_where_that_is_asked_for(broken, data, capsys
     assert "2 images left out" in copy.copy
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_files_are_counted_by_what_they_are_whatever_their_name(tmp_path, capsys, workers):
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    made = [("RGB", "jpeg"), ("RGB", "jpeg"), ("L", "jpeg"), ("CMYK", "jpeg"), ("RGB", "png")]
+    for number, (mode, kind) in enumerate(made):
+        Image.new(mode, (12, 10)).save(folder / f"{number}.JPEG", kind)
+    words = ["--data-dir", tmp_path, "--shards", 2, "--workers", workers]
+    assert prepare("folder", "--resize", 8, *words) == 0
+    expected = "by their bytes: 2 JPEG, 1 greyscale JPEG, 1 CMYK JPEG, 1 PNG"
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("by their")]
+    assert sorted(line.partition(": ")[2].split(", ")) == sorted(
+        expected.partition(": ")[2].split(", ")
+    )
+
+
 def test_what_only_the_disk_does_not_give_is_not_left_out(broken, capsys):
     (broken / "train" / "a" / "1.jpg").unlink()
     (broken / "train" / "a" / "1.jpg").symlink_to("nowhere")

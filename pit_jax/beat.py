@@ -35,8 +35,11 @@ class Beat:
 
     def __call__(self, step: int) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):
+            try:
                 os.pwrite(self._file, b"%-15d\n" % step, 0)
+            except OSError:  # a full disk: alive all the same
+                with contextlib.suppress(OSError):
+                    os.utime(self._file)
 
     def close(self) -> None:
         if self._file is not None:
@@ -44,12 +47,14 @@ class Beat:
             self._file = None
 
 
-def read(path: Path) -> tuple[int, int] | None:
-    """The step that was reported last, and when that was written; None before the first beat.
+def read(path: Path) -> tuple[int | None, int] | None:
+    """The step that was reported last, and when that was written; None before there is a file.
 
-    The time is good for being compared with the one before: it has changed if there was a beat.
+    The step is None as long as none could be written. The time is good for being compared with
+    the one before: it has changed if there was a beat.
     """
     try:
-        return int(path.read_bytes()), path.stat().st_mtime_ns
+        step = path.read_bytes().strip()
+        return int(step) if step else None, path.stat().st_mtime_ns
     except (OSError, ValueError):
         return None

@@ -1,5 +1,6 @@
 """Signs of life that a trainer gives to its supervisor."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ def test_a_beat_says_the_step_and_the_same_step_again_is_another(tmp_path, monke
     assert beat.read(path) is None
     monkeypatch.setenv(beat.VARIABLE, str(path))
     beats = beat.Beat()
-    assert beat.read(path) is None
+    assert beat.read(path)[0] is None
     beats(99)
     before = beat.read(path)
     assert before[0] == 99
@@ -46,6 +47,24 @@ def test_a_file_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch):
     beats = beat.Beat()
     beats(1)
     beats.close()
+    assert beat.read(tmp_path / "missing" / "beat") is None
+
+
+def test_on_a_full_disk_it_is_seen_that_the_run_lives(tmp_path, monkeypatch):
+    path = tmp_path / "beat"
+    monkeypatch.setenv(beat.VARIABLE, str(path))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    beats = beat.Beat()
+    os.utime(path, ns=(0, 0))
+    assert beat.read(path) == (None, 0)
+    beats(1)
+    step, when = beat.read(path)
+    assert step is None
+    assert when > 0
 
 
 @pytest.mark.skipif(beat.STACKS is None, reason="no SIGUSR1")

@@ -14,7 +14,7 @@ from typing import Any
 
 from pit_jax import configfile
 from pit_jax.errors import ConfigError
-from pit_jax.launch import accelerators, money, records, tpu, upload
+from pit_jax.launch import accelerators, money, tpu, upload
 from pit_jax.launch import request as requests
 from pit_jax.launch.cluster import ENDED, Cluster, launch_of, missing, state_of
 from pit_jax.launch.jobset import JobSet
@@ -136,7 +136,7 @@ def create(run: RunDir, asked: JobSet, cluster: Cluster, config: str) -> dict[st
     manifest = asked.manifest()
     upload.put(run, {"config.json": config, "jobset.yaml": to_yaml(manifest)})
     named = ("id", "name", "accelerator", "slices", "spot", "namespace")
-    made = upload.write_record(
+    with upload.recorded(
         run,
         target="gke",
         project=None,
@@ -144,16 +144,8 @@ def create(run: RunDir, asked: JobSet, cluster: Cluster, config: str) -> dict[st
         context=cluster.context,
         **{name: getattr(asked, name) for name in named},
         request=manifest,
-    )
-    try:
+    ) as made:
         cluster.create(manifest)
-    except ConfigError:  # refused; whatever else happens, it may have been created
-        upload.forget(run)
-        raise
-    except BaseException:
-        records.keep(made)
-        raise
-    records.keep(made)
     return made
 
 

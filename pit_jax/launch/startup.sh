@@ -39,7 +39,7 @@ ship() { # the log, as far as it is; never a reason to fail
   gs cp "$ROOT/shipped.log" "$WORKDIR/logs/${WORKER:-unknown}-startup.log" >/dev/null 2>&1 || true
 }
 
-persist() { # a command that needs the network, for a quarter of an hour
+persist() { # a command that needs the network, for ten minutes and more
   local pause="${PIT_JAX_PAUSE:-5}" attempt
   for attempt in 1 2 3 4 5 6 7; do
     if "$@"; then return 0; fi

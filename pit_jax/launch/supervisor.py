@@ -49,7 +49,7 @@ class Limits:
       finish_s: the same when it was done or has saved, as the others are about to.
       stacks_s: for the stacks of all threads to be printed.
       pause_s, longest_pause_s: before the first retry, doubled each time, and at most.
-      poll_s: between looks at the processes.
+      poll_s: between looks at the processes, and `ask_s` at status.json, for the end of others.
     """
 
     retries: int
@@ -62,6 +62,7 @@ class Limits:
     pause_s: float = 1.0
     longest_pause_s: float = 60.0
     poll_s: float = 0.1
+    ask_s: float = 5.0
 
     @classmethod
     def of(cls, config: Any, run: RunDir) -> "Limits":
@@ -139,6 +140,8 @@ class _Supervisor:
             newest = self._newest()
             if newest > saved:
                 crashes, saved = 0, newest
+            if code == EXIT_DONE and not self.leads:
+                code, reason = self._with_the_others()
             if code in FINAL:
                 return self._ended(code, reason)
             if self._signals:
@@ -227,6 +230,23 @@ class _Supervisor:
         return 0
 
     # Its end ----------------------------------------------------------------------------
+
+    def _with_the_others(self) -> tuple[int, str]:
+        """Ours is done; process 0, elsewhere, writes the last checkpoint, and may have to again.
+
+        Returns:
+          An exit code and how it ended: of a run that starts again, that of a stop.
+        """
+        deadline = time.monotonic() + self.limits.finish_s
+        while time.monotonic() < deadline and not self._signals:
+            with contextlib.suppress(PitError):
+                found = self.rundir.status()
+                if found.get("launch") == self.launch and found.get("final"):
+                    return found.get("exit_code", EXIT_DONE), "as the leader says"
+                if found.get("launch") == self.launch and found.get("state") == "restarting":
+                    return EXIT_PREEMPTED, "the leader starts again"
+            self._woken.wait(self.limits.ask_s)
+        return EXIT_DONE, ""
 
     def _begin(self) -> None:
         """What status.json says of a run that is done stays until it trains again."""

@@ -8,8 +8,8 @@ command takes up the launches that it finds.
 """
 
 import collections
+import copy
 import pathlib
-import pickle
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -139,7 +139,7 @@ def name_of(base: str, number: int) -> str:
 
 def _without_needs(point: Point) -> Any:
     """The config without the runs of this sweep that it starts from: these are on gs://."""
-    config = pickle.loads(pickle.dumps(point.config))
+    config = copy.deepcopy(point.config)
     for field in point.needs:
         part = config
         *groups, name = field.split(".")

@@ -227,20 +227,12 @@ def create(run: RunDir, asked: Request, files: Mapping[str, Any]) -> dict[str, A
       ConfigError: if the service refuses it; launch.json is taken back then.
       PitError: if it does not answer, or a file cannot be written.
     """
-    from pit_jax.launch import queue, records
+    from pit_jax.launch import queue
 
     client = queue.Client(asked.project, asked.zone)
     upload.put(run, files)
-    made = upload.write_record(run, **described(asked))
-    try:
+    with upload.recorded(run, **described(asked)) as made:
         client.create(asked)
-    except ConfigError:  # refused; whatever else happens, it may have been created
-        upload.forget(run)
-        raise
-    except BaseException:
-        records.keep(made)
-        raise
-    records.keep(made)
     return made
 
 

@@ -9,7 +9,7 @@ import contextlib
 import datetime
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -19,6 +19,7 @@ from pit_jax import configfile, files
 from pit_jax.config import flatten
 from pit_jax.data import known
 from pit_jax.errors import ConfigError
+from pit_jax.launch import records
 from pit_jax.rundir import RunDir
 
 SCHEMA = 1
@@ -149,6 +150,24 @@ def write_record(run: RunDir, **fields: Any) -> dict[str, Any]:
     whole |= {"created": now, **fields}
     run.write(RECORD, json.dumps(whole, indent=1) + "\n")
     return whole
+
+
+@contextlib.contextmanager
+def recorded(run: RunDir, **fields: Any) -> Iterator[dict[str, Any]]:
+    """Writes launch.json of what the block creates, and keeps a record of it on this machine.
+
+    What was refused (ConfigError) is taken back; whatever else happens, it may be there.
+    """
+    made = write_record(run, **fields)
+    try:
+        yield made
+    except ConfigError:
+        forget(run)
+        raise
+    except BaseException:
+        records.keep(made)
+        raise
+    records.keep(made)
 
 
 def forget(run: RunDir) -> None:

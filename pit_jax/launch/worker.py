@@ -101,7 +101,7 @@ def _attribute(name: str) -> str | None:
         except urllib.error.URLError as error:
             if getattr(error.reason, "errno", None) == socket.EAI_NONAME:  # on no cloud
                 return None
-        except OSError:
+        except OSError:  # it does not answer yet: asked again
             pass
         time.sleep(min(PAUSE_S, 2.0**attempt))
     return None

@@ -11,7 +11,7 @@ from pit_jax.rundir import RunDir
 FAKE = str(pathlib.Path(__file__).with_name("fake_trainer.py"))
 LAUNCH = "0123456789ab"
 QUICK = {"settle_s": 0.05, "stacks_s": 0.5, "pause_s": 0.01, "longest_pause_s": 0.04}
-QUICK |= {"poll_s": 0.01, "heartbeat_s": 0.05}
+QUICK |= {"poll_s": 0.01, "heartbeat_s": 0.05, "ask_s": 0.01}
 
 
 class Supervised:

@@ -254,7 +254,7 @@ def test_a_bucket_is_mounted_read_only_with_a_cache(machine):
     ("kind", "options"), [("ext4", "ro,noload"), ("xfs", "ro,norecovery"), ("squashfs", "ro")]
 )
 def test_an_attached_disk_is_mounted_read_only(machine, kind, options):
-    machine.set("disks", f"/dev/sda  disk\n/dev/sdb {kind} disk\n/dev/sdc ext4 /home disk\n")
+    machine.set("disks", f"/dev/sda  disk\n/dev/sdb {kind} disk\n/dev/sdc ext4 /var disk\n")
     assert machine.boot(script(data_mode="disk")) == 0
     data = machine.path / "root/data"
     assert machine.called("mount ") == [f"mount -o {options} /dev/sdb {data}"]

@@ -211,8 +211,8 @@ def test_trainers_of_a_killed_supervisor_save_although_nobody_reads_what_they_pr
     until(lambda: (path / "ready").exists())
     process.kill()
     process.wait()
-    until(lambda: (path / "manifests" / "5.json").exists())
     until(lambda: not running(path))
+    assert (path / "manifests" / "5.json").exists()
 
 
 def test_nobody_reading_what_is_printed_ends_nothing(tmp_path):
@@ -361,7 +361,8 @@ def test_trainers_share_the_lease_and_nobody_else_gets_it(a, tmp_path):
 
 
 def test_a_worker_that_does_not_lead_writes_its_log_alone(a):
-    assert a.supervise("exit=1", "beat=1 sleep=0.2 exit=0", leads=False) == 0
+    told = ("exit=1", "beat=1 sleep=0.2 exit=0")
+    assert a.supervise(*told, leads=False, finish_s=0.05) == 0
     assert [p.name for p in a.run.path.iterdir()] == ["logs"]
 
 
@@ -371,6 +372,31 @@ def test_a_worker_that_does_not_lead_ends_when_the_run_has(a, launch):
     wanted = 3 if launch == LAUNCH else 1
     assert a.supervise("exit=134", "exit=1", leads=False, retries=1) == wanted
     assert a.attempts == (1 if launch == LAUNCH else 2)
+
+
+@pytest.mark.parametrize(("state", "final", "wanted"), [("done", True, 0), ("failed", True, 5)])
+def test_done_for_its_part_it_waits_for_the_verdict_on_the_run(a, state, final, wanted):
+    a.run.write_status(state="running", launch=LAUNCH)
+    ended = threading.Timer(
+        0.2, lambda: a.run.write_status(state=state, exit_code=wanted, final=final, launch=LAUNCH)
+    )
+    ended.start()
+    assert a.supervise("exit=0", leads=False) == wanted
+    assert a.attempts == 1
+
+
+def test_done_for_its_part_it_starts_again_with_the_leader(a):
+    """Process 0 has failed in the end, when the others were done."""
+    a.run.write_status(state="restarting", exit_code=5, final=False, launch=LAUNCH)
+
+    def over(line: str) -> None:
+        if "the leader starts again" in line:
+            a.run.write_status(state="done", exit_code=0, final=True, launch=LAUNCH)
+
+    a.on_line = over
+    assert a.supervise("exit=0", leads=False, retries=0) == 0
+    assert a.attempts == 1
+    assert any("the leader starts again" in line for line in a.said())
 
 
 def test_a_full_disk_ends_no_supervisor(a, monkeypatch):

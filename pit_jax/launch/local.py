@@ -15,7 +15,8 @@ from typing import Any
 from pit_jax import configfile
 from pit_jax.errors import EXIT_DONE, ConfigError, Stopped
 from pit_jax.launch.group import Process
-from pit_jax.launch.supervisor import Limits, supervise
+from pit_jax.launch.limits import Limits
+from pit_jax.launch.supervisor import supervise
 from pit_jax.parallel import processes
 from pit_jax.rundir import RunDir
 from pit_jax.study import child

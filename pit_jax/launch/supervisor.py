@@ -26,50 +26,14 @@ from typing import Any
 from pit_jax import beat, files, lease
 from pit_jax.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, PitError
 from pit_jax.launch.group import Group, Plan
+from pit_jax.launch.limits import Limits
 from pit_jax.launch.log import Log
 from pit_jax.rundir import RunDir
 
 FINAL = (EXIT_DONE, 2, 3, 4)
 _STOPS = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
 HEARTBEAT = "heartbeat.json"
-_HEARTBEAT_S, _HEARTBEAT_S_IN_A_BUCKET = 10.0, 60.0
 _TOGETHER_S = 1.0  # signals so close are one, as in signals.py
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """How long and how often; all times in seconds.
-
-    Attributes:
-      retries: crashes without a new checkpoint between them that are still tried again.
-      hang_s: without a beat, until a run counts as hung; 0 for never.
-      heartbeat_s: between heartbeats in the run directory.
-      grace_s: for the checkpoint after a signal was passed on.
-      settle_s: for the other processes when one has failed.
-      finish_s: the same when it was done or has saved, as the others are about to.
-      stacks_s: for the stacks of all threads to be printed.
-      pause_s, longest_pause_s: before the first retry, doubled each time, and at most.
-      poll_s: between looks at the processes, and `ask_s` at status.json, for the end of others.
-    """
-
-    retries: int
-    hang_s: float
-    heartbeat_s: float = _HEARTBEAT_S
-    grace_s: float = 600.0
-    settle_s: float = 2.0
-    finish_s: float = 120.0
-    stacks_s: float = 2.0
-    pause_s: float = 1.0
-    longest_pause_s: float = 60.0
-    poll_s: float = 0.1
-    ask_s: float = 5.0
-
-    @classmethod
-    def of(cls, config: Any, run: RunDir) -> "Limits":
-        """Those of a config's `launch` fields."""
-        remote = files.in_bucket(run.path)
-        every = _HEARTBEAT_S_IN_A_BUCKET if remote else _HEARTBEAT_S
-        return cls(config.launch.retries, config.launch.hang_s, every)
 
 
 def supervise(
@@ -140,8 +104,8 @@ class _Supervisor:
             newest = self._newest()
             if newest > saved:
                 crashes, saved = 0, newest
-            if code == EXIT_DONE and not self.leads:
-                code, reason = self._with_the_others()
+            if code == EXIT_DONE and self._leader_starts_again():
+                code, reason = EXIT_PREEMPTED, "the leader starts again"
             if code in FINAL:
                 return self._ended(code, reason)
             if self._signals:
@@ -165,9 +129,9 @@ class _Supervisor:
             self._woken.wait(pause)
             if self._signals:
                 return self._stopped(code, reason, newest)
-            if not self.leads and (ended := self._ended_elsewhere()) is not None:
-                self.log.say(f"the run has ended with exit code {ended}")
-                return ended
+            if not self.leads and (found := self._leader_says()).get("final"):
+                self.log.say(f"the run has ended with exit code {found['exit_code']}")
+                return found["exit_code"]
 
     def _try(self) -> tuple[int, str]:
         """One attempt: its exit code, and in one line how it ended."""
@@ -231,22 +195,15 @@ class _Supervisor:
 
     # Its end ----------------------------------------------------------------------------
 
-    def _with_the_others(self) -> tuple[int, str]:
-        """Ours is done; process 0, elsewhere, writes the last checkpoint, and may have to again.
-
-        Returns:
-          An exit code and how it ended: of a run that starts again, that of a stop.
-        """
+    def _leader_starts_again(self) -> bool:
+        """Ours is done; process 0, elsewhere, writes the last checkpoint, and may have to again."""
         deadline = time.monotonic() + self.limits.finish_s
-        while time.monotonic() < deadline and not self._signals:
-            with contextlib.suppress(PitError):
-                found = self.rundir.status()
-                if found.get("launch") == self.launch and found.get("final"):
-                    return found.get("exit_code", EXIT_DONE), "as the leader says"
-                if found.get("launch") == self.launch and found.get("state") == "restarting":
-                    return EXIT_PREEMPTED, "the leader starts again"
+        while not (self.leads or self._signals) and time.monotonic() < deadline:
+            found = self._leader_says()
+            if found.get("final") or found.get("state") == "restarting":
+                return not found.get("final")
             self._woken.wait(self.limits.ask_s)
-        return EXIT_DONE, ""
+        return False
 
     def _begin(self) -> None:
         """What status.json says of a run that is done stays until it trains again."""
@@ -279,13 +236,12 @@ class _Supervisor:
         self._status(state="preempted", exit_code=told, final=False, reason=f"stopped by {name}")
         return told
 
-    def _ended_elsewhere(self) -> int | None:
-        """The exit code of this launch, if the supervisor of process 0 says that it is final."""
+    def _leader_says(self) -> dict[str, Any]:
+        """What the supervisor of process 0 wrote into status.json, empty before it has."""
         with contextlib.suppress(PitError):
             found = self.rundir.status()
-            if found.get("final") and found.get("launch") == self.launch:
-                return found.get("exit_code")
-        return None
+            return found if found.get("launch") == self.launch else {}
+        return {}
 
     def _status(self, **fields: Any) -> None:
         """Written while no trainer lives; what cannot be written is no reason to end."""

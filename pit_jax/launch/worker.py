@@ -34,7 +34,8 @@ from pit_jax.errors import (
 )
 from pit_jax.fields import FIELDS
 from pit_jax.launch.group import Plan, Process
-from pit_jax.launch.supervisor import Limits, supervise
+from pit_jax.launch.limits import Limits
+from pit_jax.launch.supervisor import supervise
 from pit_jax.rundir import RunDir
 
 HOST = "GCE_METADATA_HOST"  # Google's variable for the address of the metadata server

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pit_jax.launch.group import Process
-from pit_jax.launch.supervisor import Limits, supervise
+from pit_jax.launch.limits import Limits
+from pit_jax.launch.supervisor import supervise
 from pit_jax.rundir import RunDir
 
 FAKE = str(pathlib.Path(__file__).with_name("fake_trainer.py"))

@@ -13,6 +13,7 @@ from pit_jax import cli, configfile
 from pit_jax.errors import ConfigError
 from pit_jax.launch import local
 from pit_jax.launch import supervisor as supervising
+from pit_jax.launch.limits import Limits
 from pit_jax.parallel import processes
 from pit_jax.rundir import RunDir
 from pit_jax.train import train
@@ -108,9 +109,9 @@ def told(cpu, monkeypatch):
         monkeypatch.setattr(local, "_words", lambda run, *_: [*command, run.path, *words.split()])
 
     def quick(config, run):
-        return supervising.Limits(config.launch.retries, config.launch.hang_s, **QUICK)
+        return Limits(config.launch.retries, config.launch.hang_s, **QUICK)
 
-    monkeypatch.setattr(supervising.Limits, "of", quick)
+    monkeypatch.setattr(Limits, "of", quick)
     return tell
 
 

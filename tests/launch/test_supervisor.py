@@ -16,7 +16,7 @@ import pytest
 from pit_jax import lease
 from pit_jax.errors import ConfigError
 from pit_jax.launch import supervisor
-from pit_jax.launch.supervisor import Limits
+from pit_jax.launch.limits import Limits
 from pit_jax.rundir import RunDir
 
 from .supervised import LAUNCH, Supervised
@@ -374,14 +374,17 @@ def test_a_worker_that_does_not_lead_ends_when_the_run_has(a, launch):
     assert a.attempts == (1 if launch == LAUNCH else 2)
 
 
-@pytest.mark.parametrize(("state", "final", "wanted"), [("done", True, 0), ("failed", True, 5)])
-def test_done_for_its_part_it_waits_for_the_verdict_on_the_run(a, state, final, wanted):
+@pytest.mark.parametrize(("state", "code"), [("done", 0), ("failed", 5)])
+def test_done_for_its_part_it_waits_for_the_verdict_on_the_run(a, state, code):
     a.run.write_status(state="running", launch=LAUNCH)
-    ended = threading.Timer(
-        0.2, lambda: a.run.write_status(state=state, exit_code=wanted, final=final, launch=LAUNCH)
-    )
+
+    def end() -> None:
+        a.run.write_status(state=state, exit_code=code, final=True, launch=LAUNCH)
+
+    ended = threading.Timer(0.2, end)
     ended.start()
-    assert a.supervise("exit=0", leads=False) == wanted
+    assert a.supervise("exit=0", leads=False) == 0
+    assert ended.finished.is_set()
     assert a.attempts == 1
 
 

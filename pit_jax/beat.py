@@ -15,12 +15,17 @@ VARIABLE = "PIT_JAX_BEAT"
 STACKS = getattr(signal, "SIGUSR1", None)  # None on Windows
 
 
+def is_watched() -> bool:
+    """Whether a supervisor may ask this process where it is."""
+    return bool(STACKS and os.environ.get(VARIABLE))
+
+
 def print_stacks_when_asked() -> None:
     """From now on SIGUSR1 prints where every thread is, if there is a supervisor to send it.
 
     Called before anything can hang: without a handler the signal ends the process.
     """
-    if STACKS and os.environ.get(VARIABLE):
+    if is_watched():
         faulthandler.register(STACKS, all_threads=True)
 
 

@@ -33,8 +33,8 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     beat.print_stacks_when_asked()
     profile = _profile(args.profile)
     config = configfile.load(args.config, overrides)
-    heartbeat_s, deterministic = config.launch.heartbeat_s, config.train.deterministic
-    processes.start(heartbeat_s, deterministic, validation.cpu_devices(config))
+    devices, launch = validation.cpu_devices(config), config.launch
+    processes.start(launch.heartbeat_s, config.train.deterministic, devices, launch.hang_s)
     from pit_jax.train import train as run
 
     run(config, args.workdir, profile)

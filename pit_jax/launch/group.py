@@ -1,5 +1,6 @@
 """The processes of one attempt at a run, on this machine: they start and end together."""
 
+import collections
 import contextlib
 import dataclasses
 import fcntl
@@ -8,7 +9,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pit_jax import beat
@@ -147,8 +148,13 @@ class Group:
 
     def kill(self) -> None:
         """Ends at once what lives, and what it has started."""
-        self._killed |= {n for n, process in enumerate(self._running) if process.poll() is None}
+        living = {n: p.pid for n, p in enumerate(self._running) if p.poll() is None}
+        self._killed |= set(living)
+        started = _descendants(living.values())  # some in sessions of their own, as a sweep's runs
         self._sweep_up()
+        for pid in started:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
         for process in self._running:
             process.wait()
 
@@ -174,6 +180,22 @@ class Group:
         for process in self._running:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def _descendants(parents: Iterable[int]) -> set[int]:
+    """What these processes have started, and so on; on Linux only."""
+    children = collections.defaultdict(list)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            after_name = path.read_text(errors="replace").rpartition(")")[2].split()
+            children[int(after_name[1])].append(int(path.parent.name))
+    found: set[int] = set()
+    left = list(parents)
+    while left:
+        more = [pid for pid in children[left.pop()] if pid not in found]
+        found.update(more)
+        left += more
+    return found
 
 
 def _rank(code: int) -> int:

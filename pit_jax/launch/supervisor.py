@@ -25,6 +25,7 @@ from typing import Any
 
 from pit_jax import beat, files, lease
 from pit_jax.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, PitError
+from pit_jax.launch import verdict
 from pit_jax.launch.group import Group, Plan
 from pit_jax.launch.limits import Limits
 from pit_jax.launch.log import Log
@@ -70,7 +71,7 @@ def supervise(
             stack.enter_context(lease.held(run, owner))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pit-jax-")))
         log = Log(run, worker, out or _print)
-        supervisor = _Supervisor(plan, run, limits, log, launch, leads, owner, folder)
+        supervisor = _Supervisor(plan, run, limits, worker, log, launch, leads, owner, folder)
         with supervisor.listening(), supervisor.reporting():
             return supervisor.run()
 
@@ -80,6 +81,7 @@ class _Supervisor:
     plan: Plan
     rundir: RunDir
     limits: Limits
+    worker: str
     log: Log
     launch: str
     leads: bool
@@ -92,6 +94,8 @@ class _Supervisor:
         self._woken = threading.Event()
         self._attempt = 0
         self._group: Group | None = None
+        self._elsewhere: tuple[int, str] | None = None  # how another worker ended the run
+        self._heard_at = 0.0
 
     # The run ----------------------------------------------------------------------------
 
@@ -108,6 +112,9 @@ class _Supervisor:
                 code, reason = EXIT_PREEMPTED, "the leader starts again"
             if code in FINAL:
                 return self._ended(code, reason)
+            if self._heard():
+                code, reason = self._elsewhere
+                return self._ended(code, reason, f"ended by {reason}")
             if self._signals:
                 return self._stopped(code, reason, newest)
             asked_by_others = code in _STOPS.values()
@@ -157,6 +164,8 @@ class _Supervisor:
                     why = f"did not save within {self.limits.grace_s:g} s and was killed"
                     group.kill()
                 elif group.alone_s() > self._patience(group, bool(passed_on)):
+                    group.kill()
+                elif self._elsewhere and time.monotonic() - self._heard_at > self.limits.finish_s:
                     group.kill()
                 elif not passed_on and self._hangs(group):
                     why = f"no step for {self.limits.hang_s:g} s"
@@ -213,14 +222,15 @@ class _Supervisor:
                 fields |= {"state": "starting", "exit_code": None}
         self._status(**fields)
 
-    def _ended(self, code: int, reason: str, verdict: str = "") -> int:
+    def _ended(self, code: int, reason: str, conclusion: str = "") -> int:
         """For good."""
         state = "done" if code == EXIT_DONE else "failed"
         if state == "failed":
-            verdict = (
-                verdict or f"exit code {code}: it would end so again, so it is not tried again"
-            )
-            self.log.say(verdict)
+            again = f"exit code {code}: it would end so again, so it is not tried again"
+            self.log.say(conclusion or again)
+            if not self.leads and code in FINAL:
+                with contextlib.suppress(PitError):
+                    verdict.write(self.rundir, self.worker, self.launch, code, reason)
         reason = reason if state == "failed" else ""
         self._status(state=state, exit_code=code, final=True, reason=reason)
         return code
@@ -235,6 +245,13 @@ class _Supervisor:
         told, name = _STOPS[self._signals[0]], signal.Signals(self._signals[0]).name
         self._status(state="preempted", exit_code=told, final=False, reason=f"stopped by {name}")
         return told
+
+    def _heard(self) -> bool:
+        """Whether another worker has ended the run; only the leader acts on it."""
+        if self.leads and self._elsewhere is None:
+            self._heard_at = time.monotonic()
+            self._elsewhere = verdict.read(self.rundir, self.launch)
+        return self._elsewhere is not None
 
     def _leader_says(self) -> dict[str, Any]:
         """What the supervisor of process 0 wrote into status.json, empty before it has."""
@@ -286,6 +303,7 @@ class _Supervisor:
                 if self.leads and time.monotonic() - beaten >= self.limits.heartbeat_s:
                     beaten = time.monotonic()
                     self._heartbeat()
+                    self._heard()
 
         thread = threading.Thread(target=report, name="report", daemon=True)
         thread.start()

@@ -85,7 +85,9 @@ def cpu_devices(mesh: Mapping[str, int], batches: Sequence[int]) -> int:
     return 1
 
 
-def start(heartbeat_s: int, deterministic: bool = False, cpu_devices: int = 1) -> None:
+def start(
+    heartbeat_s: int, deterministic: bool = False, cpu_devices: int = 1, patience_s: int = 0
+) -> None:
     """Sets JAX up for this run and joins the other processes, if there are any.
 
     Args:
@@ -93,6 +95,8 @@ def start(heartbeat_s: int, deterministic: bool = False, cpu_devices: int = 1) -
       deterministic: asks GPUs for the same bits every time.
       cpu_devices: devices that the cores serve as where there is no accelerator and
         XLA_FLAGS does not say; each runs its products on one thread.
+      patience_s: how long the others may need to come, such as for data that is copied to
+        their disks; 0 for the 300 of JAX.
 
     Raises:
       ConfigError: if the three variables are incomplete.
@@ -140,6 +144,8 @@ def start(heartbeat_s: int, deterministic: bool = False, cpu_devices: int = 1) -
         jax.config.update("jax_enable_preemption_service", False)
         if os.environ.get("JAX_PLATFORMS") == "cpu":
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        if patience_s:
+            options["initialization_timeout"] = patience_s
         jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_s, **options)
 
 

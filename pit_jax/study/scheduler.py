@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
+from pit_jax import beat
 from pit_jax.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -267,12 +268,8 @@ class Scheduler:
     def _last_words(self, job: Job, code: int) -> str:
         """Why a process ended, from the end of its log."""
         how = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
-        with contextlib.suppress(OSError), open(self._sweep.log_path(job.point), "rb") as log:
-            lines = _tail(log).decode(errors="replace").splitlines()
-            said = [line.strip() for line in lines if line.strip() and not line.startswith("---")]
-            if said:
-                return f"{how}: {said[-1].removeprefix('pit-jax: ')}"
-        return how
+        said = self._sweep.last_line(job.point).removeprefix("pit-jax: ")
+        return f"{how}: {said}" if said else how
 
     def _becomes(self, job: Job, state: str, note: str = "") -> None:
         job.state, job.note = state, note
@@ -301,9 +298,14 @@ class Scheduler:
 
     @contextlib.contextmanager
     def _handlers(self) -> Iterator[None]:
-        """The first signal has every run save and end; the second one kills them."""
+        """The first signal has every run save and end; the second one kills them.
+
+        Of a supervisor that asks where every thread is, the runs hear, too.
+        """
         numbers = (signal.SIGTERM, signal.SIGINT)
         before = {n: signal.signal(n, lambda n, _: self._signals.append(n)) for n in numbers}
+        if beat.is_watched():
+            before[beat.STACKS] = signal.signal(beat.STACKS, lambda n, _: self._tell(n))
         try:
             yield
         finally:
@@ -316,6 +318,10 @@ class Scheduler:
             while job.asked < min(len(self._signals), 2):
                 job.asked += 1
                 _send(job.process, signal.SIGTERM if job.asked == 1 else signal.SIGKILL)
+
+    def _tell(self, number: int) -> None:
+        for job in self._of(RUNNING):
+            _send(job.process, number)
 
     @contextlib.contextmanager
     def _ends_children(self) -> Iterator[None]:
@@ -335,12 +341,6 @@ def _send(process: subprocess.Popen, number: int) -> None:
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if number == signal.SIGKILL else os.kill)(process.pid, number)
-
-
-def _tail(file: BinaryIO, size: int = 1 << 13) -> bytes:
-    file.seek(0, os.SEEK_END)
-    file.seek(max(0, file.tell() - size))
-    return file.read()
 
 
 def _names(jobs: Sequence[Job]) -> str:

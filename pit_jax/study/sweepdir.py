@@ -30,6 +30,7 @@ from pit_jax.study import sweepfile
 from pit_jax.study.points import Point
 
 _TAKEN = (errno.EAGAIN, errno.EACCES)
+_TAIL = 1 << 13  # bytes
 
 
 class SweepDir:
@@ -51,6 +52,15 @@ class SweepDir:
 
     def log_path(self, point: Point) -> Path:
         return self.logs / f"{point.directory}.log"
+
+    def last_line(self, point: Point) -> str:
+        """What its process printed last, empty if there is nothing."""
+        with contextlib.suppress(OSError), open(self.log_path(point), "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
+            lines = log.read().decode(errors="replace").splitlines()
+            said = [line.strip() for line in lines if line.strip() and not line.startswith("---")]
+            return said[-1] if said else ""
+        return ""
 
     @property
     def logs(self) -> Path:

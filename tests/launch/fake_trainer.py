@@ -4,8 +4,9 @@
 
 print=TEXT and error=TEXT (on stderr; _ for a space), beat=STEP, save=STEP (its manifest),
 sleep=SECONDS, file=NAME (makes it), stacks (as trainers print them), grandchild=SECONDS (prints its
-number), environment=NAME and cores (prints them), exit=CODE, kill=SIGNAL (itself), and what it does
-at SIGTERM and Ctrl-C from there on: deaf (prints and goes on), told=WORD,WORD (then does those).
+number), session=SECONDS (the same in a session of its own), environment=NAME and cores (prints
+them), exit=CODE, kill=SIGNAL (itself), and what it does at SIGTERM and Ctrl-C from there on: deaf
+(prints and goes on), told=WORD,WORD (then does those).
 """
 
 import os
@@ -39,9 +40,10 @@ def do(word: str) -> None:
             (path / value).write_text("")
         case "stacks":
             beat.print_stacks_when_asked()
-        case "grandchild":
-            code = f"import time; time.sleep({value})"
-            print(subprocess.Popen([sys.executable, "-c", code]).pid, flush=True)
+        case "grandchild" | "session":
+            words = [sys.executable, "-c", f"import time; time.sleep({value})"]
+            alone = what == "session"
+            print(subprocess.Popen(words, start_new_session=alone).pid, flush=True)
         case "environment":
             print(f"{value}={os.environ.get(value)}", flush=True)
         case "cores":

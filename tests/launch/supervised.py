@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 from pit_jax.launch.group import Process
@@ -51,3 +52,10 @@ class Supervised:
         """By the supervisor."""
         start = "supervisor: "
         return [line.removeprefix(start) for line in self.printed if line.startswith(start)]
+
+
+def until(reached) -> None:
+    deadline = time.monotonic() + 20
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

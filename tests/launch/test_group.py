@@ -91,6 +91,17 @@ def test_a_grandchild_that_is_left_over_is_killed(start):
     until(lambda: not lives(number))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has started is known on Linux")
+def test_what_a_killed_one_started_in_a_session_of_its_own_is_killed(start):
+    """As a sweep starts its runs: SIGTERM alone would not end one that hangs."""
+    group, printed = start("session=60 print=ready sleep=60")
+    until(lambda: "ready" in printed)
+    group.kill()
+    assert wait(group)[0] == 137
+    number = int(printed[0])
+    until(lambda: not lives(number))
+
+
 def lives(number: int) -> bool:
     try:
         os.kill(number, 0)

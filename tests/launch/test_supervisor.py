@@ -3,23 +3,18 @@
 import itertools
 import json
 import os
-import pathlib
 import re
-import signal
-import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
 from pit_jax import lease
 from pit_jax.errors import ConfigError
-from pit_jax.launch import supervisor
 from pit_jax.launch.limits import Limits
 from pit_jax.rundir import RunDir
 
-from .supervised import LAUNCH, Supervised
+from .supervised import LAUNCH, Supervised, until
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="a death of the parent tells on Linux")
 
@@ -107,147 +102,6 @@ def test_stops_that_nobody_asked_for_are_no_crashes(a):
     assert a.supervise("exit=75", "exit=130", "exit=75", "exit=0", retries=0) == 0
     assert a.attempts == 4
     assert a.said()[0] == "exit code 75. Starting again in 0.01 s"
-
-
-# Being told to stop ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_is_passed_on_and_the_checkpoint_waited_for(a, number, code):
-    interrupts(a, "ready", number)
-    told = "told=sleep=0.3,save=12,exit=75 print=ready sleep=30"
-    assert a.supervise([told, told.replace("print=ready ", "")]) == code
-    assert a.attempts == 1
-    assert a.there("manifests/12.json")
-    status = a.run.status()
-    assert status["state"] == "preempted"
-    assert status["exit_code"] == code
-    assert not status["final"]
-    assert status["reason"] == f"stopped by {number.name}"
-    assert a.said() == [f"{number.name}: waiting for the run to save; once more kills it"]
-
-
-def test_a_later_signal_kills(a, monkeypatch):
-    monkeypatch.setattr(supervisor, "_TOGETHER_S", 0.0)
-    a.on_line = lambda line: os.kill(os.getpid(), signal.SIGTERM) if " " not in line else None
-    # Not asked for by the supervisor's own lines, which have spaces.
-    assert a.supervise("told=print=no print=ready sleep=30 sleep=30") == 75
-    assert a.said()[1:] == [
-        "SIGTERM again: killing the run",
-        "killed by SIGKILL; its last line: no; nothing is saved",
-    ]
-
-
-def test_signals_within_a_second_are_one(a):
-    a.on_line = lambda line: [os.kill(os.getpid(), signal.SIGTERM) for _ in "ab" if line == "ready"]
-    assert a.supervise("told=sleep=0.1,save=1,exit=75 print=ready sleep=30") == 75
-    assert a.there("manifests/1.json")
-    assert len(a.said()) == 1
-
-
-def test_a_run_that_does_not_save_in_time_is_killed(a):
-    interrupts(a, "ready", signal.SIGTERM)
-    assert a.supervise("save=4 deaf print=ready sleep=30", grace_s=0.2) == 75
-    last = "did not save within 0.2 s and was killed; the checkpoint of step 4 is the last one"
-    assert a.said()[-1] == last
-
-
-def test_of_processes_told_to_stop_one_that_crashes_ends_the_others(a):
-    interrupts(a, "ready", signal.SIGTERM)
-    began = time.monotonic()
-    assert a.supervise(["told=print=boom,exit=1 sleep=0.3 print=ready sleep=30", "deaf sleep=30"])
-    assert time.monotonic() - began < 20
-    assert a.said()[-1] == "process 0: exit code 1; its last line: boom; nothing is saved"
-
-
-def test_of_processes_told_to_stop_one_without_a_handler_leaves_the_others_time(a):
-    """As one is that has nothing more to do, while process 0 still writes the manifest."""
-    interrupts(a, "ready", signal.SIGTERM)
-    saves = "told=sleep=0.4,save=2,exit=75 sleep=0.2 print=ready sleep=30"
-    assert a.supervise([saves, "sleep=30"]) == 75
-    assert a.there("manifests/2.json")
-
-
-def test_a_run_that_was_done_when_it_was_told_to_stop_is_done(a):
-    interrupts(a, "ready", signal.SIGTERM)
-    assert a.supervise("told=exit=0 print=ready sleep=30") == 0
-    assert a.run.status()["state"] == "done"
-    assert a.run.status()["final"]
-
-
-def test_a_signal_in_a_pause_ends_it(a):
-    interrupts(a, "Starting again", signal.SIGINT)
-    began = time.monotonic()
-    assert a.supervise("exit=1", pause_s=30.0, longest_pause_s=30.0) == 130
-    assert time.monotonic() - began < 20
-    assert a.attempts == 1
-
-
-def test_handlers_are_put_back(a):
-    before = signal.getsignal(signal.SIGTERM)
-    a.supervise("exit=0")
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-ALONE = """
-import pathlib, sys
-from tests.launch.supervised import Supervised
-from pit_jax.launch import supervisor
-a = Supervised(pathlib.Path(sys.argv[1]))
-a.on_line = supervisor._print
-sys.exit(a.supervise([sys.argv[2], sys.argv[2]]))
-"""
-
-
-@LINUX
-def test_trainers_of_a_killed_supervisor_save_although_nobody_reads_what_they_print(tmp_path):
-    words = "told=print=one,sleep=0.1,print=two,save=5,grandchild=0,exit=75 file=ready sleep=30"
-    root = pathlib.Path(__file__).parent.parent.parent
-    path = tmp_path / "run"
-    path.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-c", ALONE, str(path), words], cwd=root, stdout=subprocess.DEVNULL
-    )
-    until(lambda: (path / "ready").exists())
-    process.kill()
-    process.wait()
-    until(lambda: not running(path))
-    assert (path / "manifests" / "5.json").exists()
-
-
-def test_nobody_reading_what_is_printed_ends_nothing(tmp_path):
-    """As in `pit-jax launch ... | head`."""
-    root = pathlib.Path(__file__).parent.parent.parent
-    words = "sleep=0.2 print=one sleep=0.1 print=two save=1 exit=0"
-    process = subprocess.Popen(
-        [sys.executable, "-c", ALONE, str(tmp_path / "run"), words],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait(20) == 0
-    assert (tmp_path / "run/manifests/1.json").exists()
-
-
-def until(reached) -> None:
-    deadline = time.monotonic() + 20
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def running(path: pathlib.Path) -> list[int]:
-    """Processes whose command line names a directory."""
-    found = []
-    for entry in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(path).encode() in entry.read_bytes().split(b"\0"):
-                found.append(int(entry.parent.name))
-        except OSError:  # it has ended
-            continue
-    return [number for number in found if number != os.getpid()]
 
 
 # Several processes -------------------------------------------------------------------------
@@ -358,48 +212,6 @@ def test_trainers_share_the_lease_and_nobody_else_gets_it(a, tmp_path):
     assert other.attempts == 0
     assert len({line for line in a.printed if line.startswith("PIT_JAX")}) == 1
     assert not a.there(lease.FILE)
-
-
-def test_a_worker_that_does_not_lead_writes_its_log_alone(a):
-    told = ("exit=1", "beat=1 sleep=0.2 exit=0")
-    assert a.supervise(*told, leads=False, finish_s=0.05) == 0
-    assert [p.name for p in a.run.path.iterdir()] == ["logs"]
-
-
-@pytest.mark.parametrize("launch", [LAUNCH, "another"])
-def test_a_worker_that_does_not_lead_ends_when_the_run_has(a, launch):
-    a.run.write_status(state="failed", exit_code=3, final=True, launch=launch)
-    wanted = 3 if launch == LAUNCH else 1
-    assert a.supervise("exit=134", "exit=1", leads=False, retries=1) == wanted
-    assert a.attempts == (1 if launch == LAUNCH else 2)
-
-
-@pytest.mark.parametrize(("state", "code"), [("done", 0), ("failed", 5)])
-def test_done_for_its_part_it_waits_for_the_verdict_on_the_run(a, state, code):
-    a.run.write_status(state="running", launch=LAUNCH)
-
-    def end() -> None:
-        a.run.write_status(state=state, exit_code=code, final=True, launch=LAUNCH)
-
-    ended = threading.Timer(0.2, end)
-    ended.start()
-    assert a.supervise("exit=0", leads=False) == 0
-    assert ended.finished.is_set()
-    assert a.attempts == 1
-
-
-def test_done_for_its_part_it_starts_again_with_the_leader(a):
-    """Process 0 has failed in the end, when the others were done."""
-    a.run.write_status(state="restarting", exit_code=5, final=False, launch=LAUNCH)
-
-    def over(line: str) -> None:
-        if "the leader starts again" in line:
-            a.run.write_status(state="done", exit_code=0, final=True, launch=LAUNCH)
-
-    a.on_line = over
-    assert a.supervise("exit=0", leads=False, retries=0) == 0
-    assert a.attempts == 1
-    assert any("the leader starts again" in line for line in a.said())
 
 
 def test_a_full_disk_ends_no_supervisor(a, monkeypatch):

@@ -124,6 +124,20 @@ def test_variables_that_are_no_numbers_are_refused(monkeypatch):
         processes.start(100)
 
 
+@pytest.mark.parametrize(("patience", "wanted"), [(1800, 1800), (0, None)])
+def test_it_waits_for_the_others_for_as_long_as_it_is_told(monkeypatch, patience, wanted):
+    """Data may be an hour on its way to their disks."""
+    given = {}
+    monkeypatch.setattr("jax.distributed.initialize", lambda **options: given.update(options))
+    monkeypatch.setattr("jax.config.update", lambda *_: None)
+    for name, value in (("COORDINATOR_ADDRESS", "127.0.0.1:1"), ("NUM_PROCESSES", "2")):
+        monkeypatch.setenv(f"JAX_{name}", value)
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    processes.start(100, patience_s=patience)
+    assert given.get("initialization_timeout") == wanted
+    assert given["heartbeat_timeout_seconds"] == 100
+
+
 def test_a_run_gets_huge_pages_and_keeps_its_process(tmp_path):
     """The same process starts itself once more, with the words it was given."""
     wanted = processes.huge_pages()

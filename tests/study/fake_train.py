@@ -2,8 +2,8 @@
 
 It takes 40 steps of 5 ms (times $FAKE_SLOW), saves every 10, goes on where it saved, and obeys
 SIGTERM. $FAKE is a JSON object: a directory's beginning → exit codes of its starts, one after
-the other (-9: it kills itself at step 15; 0: it runs on). Every start and every step is a line
-of starts.txt in the sweep's directory.
+the other (-9: it kills itself at step 15; 0: it runs on). Every start, every step and every SIGUSR1
+is a line of starts.txt in the sweep's directory.
 """
 
 import json
@@ -28,6 +28,7 @@ def main(config: Path, workdir: Path) -> int:
 
     asked = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    signal.signal(signal.SIGUSR1, lambda number, frame: note("stacks"))
     workdir.mkdir(exist_ok=True)
     (workdir / "config.json").write_text(config.read_text())
     saved = workdir / "saved"

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from pit_jax import beat
 from pit_jax.errors import ConfigError
 from pit_jax.parallel import processes
 from pit_jax.study import child
@@ -119,6 +120,20 @@ def test_asked_to_stop_it_has_the_runs_save_and_goes_on_there(tmp_path, monkeypa
     assert error is None
     assert watcher.of(0) == ["running", "done"]
     assert sweeps.steps(tmp_path / "runs")["seed=0"] == list(range(1, 41))  # nothing twice
+
+
+def test_asked_where_every_thread_is_it_asks_the_runs(tmp_path, monkeypatch):
+    """As a supervisor does, whose sweep hangs because a run of it does."""
+    sweeps.play(monkeypatch)
+    monkeypatch.setenv(beat.VARIABLE, str(tmp_path / "beat"))
+    before = signal.getsignal(signal.SIGUSR1)
+    thread = when(said(tmp_path, "step 13\n"), lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    watcher, error = sweeps.run(tmp_path, "return seeds(1)")
+    thread.join()
+    assert error is None
+    assert " stacks\n" in (tmp_path / "runs" / "starts.txt").read_text()
+    assert watcher.of(0) == ["running", "done"]
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
 def test_asked_twice_it_kills_the_runs(tmp_path, monkeypatch):

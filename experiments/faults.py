@@ -27,7 +27,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from etils import epath
@@ -37,6 +36,7 @@ from experiments.launched import (
     Launch,
     Unexpected,
     left_running,
+    namespace,
     parameters,
     same_bits,
     steps_once,
@@ -328,25 +328,17 @@ def main(directory: Path, count: int, chosen: list[str], seed: int, output: Path
     return int(any(not o.survived and not o.note.startswith("skipped") for o in outcomes))
 
 
-def in_a_namespace() -> None:
-    """Starts this very command once more where file systems can be mounted for it alone."""
-    words = ["unshare", "--mount"] + ([] if os.geteuid() == 0 else ["--map-root-user"])
-    if os.environ.get(NAMESPACE) or not shutil.which("unshare"):
-        return
-    if subprocess.run([*words, "true"], capture_output=True).returncode == 0:
-        again = [sys.executable, *sys.orig_argv[1:]]
-        os.execvpe(words[0], [*words, *again], os.environ | {NAMESPACE: "1"})
-
-
 if __name__ == "__main__":
-    words: Any = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    words.add_argument("directory", type=Path)
-    words.add_argument("--kills", type=int, default=3)
-    words.add_argument("--only", nargs="*", choices=FAULTS, default=list(FAULTS))
-    words.add_argument("--seed", type=int, default=0)
-    words.add_argument("--json", type=Path)
-    args = words.parse_args()
-    in_a_namespace()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=FAULTS, default=list(FAULTS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if not os.environ.get(NAMESPACE) and (words := namespace()):
+        again = [*words, sys.executable, *sys.orig_argv[1:]]
+        os.execvpe(again[0], again, os.environ | {NAMESPACE: "1"})
     try:
         sys.exit(main(args.directory, args.kills, args.only, args.seed, args.json))
     except PitError as error:

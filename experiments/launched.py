@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ LONGEST_S = 300.0
 class Launch:
     """`pit-jax launch --target local --processes 2` on a run directory, seen from outside."""
 
-    def __init__(self, path: Path, environment: dict[str, str] | None = None):
+    def __init__(self, path: Path | str, environment: dict[str, str] | None = None):
         self.path, self.starts = path, 0
         self._environment = os.environ | {"PYTHONPATH": os.getcwd()} | (environment or {})
         self._process: subprocess.Popen | None = None
@@ -112,7 +113,17 @@ class Unexpected(PitError):
     exit_code = 1
 
 
-def processes_of(path: Path) -> dict[int, list[str]]:
+def namespace() -> list[str]:
+    """What starts a command where file systems can be mounted for it alone; empty if nothing."""
+    words = ["unshare", "--mount"] + ([] if os.geteuid() == 0 else ["--map-root-user"])
+    mount = ["mount", "-t", "tmpfs", "none", tempfile.gettempdir()]
+    with contextlib.suppress(OSError):
+        if subprocess.run([*words, *mount], capture_output=True).returncode == 0:
+            return words
+    return []
+
+
+def processes_of(path: Path | str) -> dict[int, list[str]]:
     """Command lines that name a directory, by process number; this process is not among them."""
     found = {}
     for entry in Path("/proc").iterdir():
@@ -127,7 +138,7 @@ def processes_of(path: Path) -> dict[int, list[str]]:
 # What is left of it ---------------------------------------------------------------------
 
 
-def parameters(path: Path) -> dict[str, np.ndarray]:
+def parameters(path: Path | str) -> dict[str, np.ndarray]:
     """What the last checkpoint of a run holds, by path."""
     import jax
 
@@ -150,12 +161,12 @@ def same_bits(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     )
 
 
-def steps_once(path: Path) -> bool:
+def steps_once(path: Path | str) -> bool:
     steps = [row["step"] for row in rundir.RunDir(path).rows() if "event" not in row]
     return steps == list(range(1, STEPS + 1))
 
 
-def left_running(path: Path) -> int:
+def left_running(path: Path | str) -> int:
     """Processes of a run that go on after its end, which gets two seconds; they are killed."""
     deadline = time.monotonic() + 2
     while (found := processes_of(path)) and time.monotonic() < deadline:

@@ -1,5 +1,8 @@
 """Runs that are killed, starved and lied to end with the bits of one that was left alone."""
 
+import json
+import pathlib
+import subprocess
 import sys
 
 import numpy as np
@@ -7,6 +10,8 @@ import pytest
 
 from experiments import faults, launched
 from pit_jax import rundir
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -26,9 +31,15 @@ def test_three_kills_change_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_twenty_kills_and_every_fault_change_nothing(tmp_path):
-    found = list(faults.run(tmp_path, count=20, chosen=list(faults.FAULTS), seed=1))
-    lost = [o for o in found if not o.survived and not o.note.startswith("skipped")]
-    assert not lost
+    output = tmp_path / "faults.json"
+    words = [str(tmp_path / "runs"), "--kills", "20", "--seed", "1", "--json", str(output)]
+    subprocess.run([sys.executable, "-m", "experiments.faults", *words], cwd=ROOT, check=True)
+    found = json.loads(output.read_text())["faults"]
+    assert {o["fault"] for o in found} == {"4 × SIGKILL of one", *faults.FAULTS}
+    left = [o["fault"] for o in found if not o["survived"]]
+    if left == ["full disk"] and not launched.namespace():
+        pytest.skip("the disk cannot be filled: nothing can be mounted here; the rest passed")
+    assert not left
 
 
 def test_a_difference_of_one_bit_is_seen():

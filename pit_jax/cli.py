@@ -18,6 +18,7 @@ from pit_jax.errors import (
     EXIT_INTERRUPTED,
     EXIT_PREEMPTED,
     ConfigError,
+    PeerLost,
     PitError,
     Stopped,
 )
@@ -184,7 +185,7 @@ def launch(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         _no_overrides(overrides)
         from pit_jax.launch import commands
 
-        getattr(commands, args.action)(args)
+        commands.ACTIONS[args.action](args)
         return
     launch_grammar.check(args)
     target = importlib.import_module(f"pit_jax.launch.{args.target}")
@@ -287,6 +288,13 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:  # `pit-jax show ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BUG
+    except Exception as error:
+        from pit_jax.parallel import processes
+
+        if not (lost := processes.lost_another(error)):
+            raise
+        print(f"pit-jax: {lost}", file=sys.stderr, flush=True)
+        return PeerLost.exit_code
     return 0
 
 

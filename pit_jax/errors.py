@@ -36,6 +36,12 @@ class DoesNotFit(PitError):
     exit_code = 4
 
 
+class PeerLost(PitError):
+    """Another process of the run is gone (exit code 134, as jax.distributed aborts the others)."""
+
+    exit_code = 134
+
+
 class StorageError(PitError):
     """A file could not be written or read back intact (exit code 5)."""
 

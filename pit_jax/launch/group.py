@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pit_jax import beat
-from pit_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED
+from pit_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, PeerLost
 from pit_jax.launch.log import Log, Output
 from pit_jax.study import child
 
 # Exit codes that say what was wrong; a process that only noticed that another is gone aborts.
 _TELLING = (2, 3, 4, 5, EXIT_PREEMPTED, EXIT_INTERRUPTED)
-_ABORTED = 128 + signal.SIGABRT
+_ABORTED = PeerLost.exit_code
 # Of these process 0 has to end by itself: it writes what the run leaves behind.
 _OF_THE_FIRST = (EXIT_DONE, EXIT_PREEMPTED, EXIT_INTERRUPTED)
 # After one of these the others are about to end alike, and may still be saving.
@@ -174,7 +174,10 @@ class Group:
             themselves or self._killed or range(len(codes)), key=lambda number: _rank(codes[number])
         )
         which = f"process {told}: " if len(codes) > 1 and not self._outputs[told].explained else ""
-        return codes[told], which + named(codes[told]) + self._outputs[told].reason()
+        # What is killed has said nothing of it.
+        killed = codes[told] == 128 + signal.SIGKILL
+        last = "" if killed else self._outputs[told].reason()
+        return codes[told], which + named(codes[told]) + last
 
     def _sweep_up(self) -> None:
         for process in self._running:

@@ -163,6 +163,19 @@ def leave_alone(code: int, last_words: str = "") -> None:
     os._exit(code)
 
 
+def lost_another(error: Exception) -> str:
+    """In one line, if an error of JAX means that another process of this run is gone.
+
+    On CPUs it is the one that Gloo raises; accelerators leave the matter to jax.distributed.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None or not isinstance(error, jax.errors.JaxRuntimeError):
+        return ""
+    line = str(error).partition("\n")[0]
+    gone = f"another process of this run is gone: {line.rpartition(': ')[2]}"
+    return gone if "Gloo" in line else ""
+
+
 def _given() -> list[str]:
     return [name for name in _VARIABLES if os.environ.get(name)]
 

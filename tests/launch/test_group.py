@@ -55,7 +55,7 @@ def until(reached) -> None:
         ((75, 134), 75),
         ((134, 1), 1),
         ((0, 134), 134),
-        ((137, 134), 137),
+        ((139, 134), 139),
         ((5, 3), 3),
     ],
 )
@@ -109,6 +109,12 @@ def lives(number: int) -> bool:
         return False
     stat = pathlib.Path(f"/proc/{number}/stat")
     return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def test_the_one_that_was_killed_is_named_and_not_what_the_others_made_of_it(start):
+    lost = "error=pit-jax:_another_process_of_this_run_is_gone exit=134"
+    group, _ = start(f"sleep=0.2 {lost}", "kill=SIGKILL")
+    assert wait(group) == (137, "process 1: killed by SIGKILL")
 
 
 def test_a_signal_reaches_all_that_live(start):

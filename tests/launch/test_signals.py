@@ -48,7 +48,7 @@ def test_a_later_signal_kills(a, monkeypatch):
     assert a.supervise("told=print=no print=ready sleep=30 sleep=30") == 75
     assert a.said()[1:] == [
         "SIGTERM again: killing the run",
-        "killed by SIGKILL; its last line: no; nothing is saved",
+        "killed by SIGKILL; nothing is saved",
     ]
 
 

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from pit_jax import configfile, rundir
+from pit_jax import cli, configfile, rundir
 from pit_jax.errors import ConfigError
 from pit_jax.parallel import processes
 from pit_jax.train import train
@@ -136,6 +137,24 @@ def test_it_waits_for_the_others_for_as_long_as_it_is_told(monkeypatch, patience
     processes.start(100, patience_s=patience)
     assert given.get("initialization_timeout") == wanted
     assert given["heartbeat_timeout_seconds"] == 100
+
+
+def test_a_process_that_lost_another_says_so_in_a_line(monkeypatch, capsys):
+    gloo = "UNKNOWN: Gloo all-reduce failed: [pair.cc:538] Read error [127.0.0.1]:1: Reset by peer"
+    raises = {"gloo": jax.errors.JaxRuntimeError(f"{gloo}\nmore"), "bug": ValueError("Gloo")}
+    raises["memory"] = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    def fail(config, *_):
+        raise raises[config]
+
+    monkeypatch.setattr("pit_jax.configfile.load", fail)
+    words = ["train", "--workdir", "nowhere", "--config"]
+    assert cli.run([*words, "gloo"]) == 134
+    printed = capsys.readouterr().err
+    assert printed == "pit-jax: another process of this run is gone: Reset by peer\n"
+    for other in ("bug", "memory"):
+        with pytest.raises(type(raises[other])):
+            cli.run([*words, other])
 
 
 def test_a_run_gets_huge_pages_and_keeps_its_process(tmp_path):

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -92,21 +93,40 @@ class Cluster:
             return False
         return True
 
-    def check_free(self, name: str) -> None:
-        """Makes room for a JobSet: one of ours that has ended is deleted.
+    def check_free(self, name: str, workdir: str) -> dict[str, Any]:
+        """What has the name and may go, see `make_room`; {} if nothing has. Deletes nothing.
 
         Raises:
-          ConfigError: if another one has the name.
+          ConfigError: if a JobSet has the name that goes on, or is of another work directory.
         """
         found = self.get(name)
-        if not found:
-            return
-        if not launch_of(found) or state_of(found) not in (*ENDED, "DELETING"):
+        if not found or state_of(found) == "DELETING":
+            return found
+        if state_of(found) not in ENDED:
             raise ConfigError(
                 f"--name {name}: there is a JobSet of this name in {self.namespace}: take another"
                 f" name, or pit-jax launch stop {name}"
             )
-        self.delete(found)
+        if (of := workdir_of(found)) != workdir.rstrip("/"):
+            whose = f", of {ascii(of)[:120]}," if of else ""
+            where = f"--context {shlex.quote(self.context)} --namespace {self.namespace}"
+            raise ConfigError(
+                f"--name {name}: a JobSet of this name{whose} has ended in {self.namespace}, and"
+                " still has its logs: take another name, or kubectl delete jobset"
+                f" {name} {where}"
+            )
+        return found
+
+    def make_room(self, before: Mapping[str, Any]) -> None:
+        """Deletes what `check_free` found, and waits until it is gone.
+
+        Raises:
+          PitError: if the cluster refuses that, or it takes too long.
+        """
+        if not before:
+            return
+        self.delete(before)
+        name = before["metadata"]["name"]
         until = time.monotonic() + GONE_S
         while self.get(name):
             if time.monotonic() > until:
@@ -197,6 +217,11 @@ def missing() -> ConfigError:
 def launch_of(found: Mapping[str, Any]) -> str | None:
     """The id of the launch that a JobSet is of; None of what is not ours."""
     return (found.get("metadata", {}).get("labels") or {}).get(jobset.LABEL)
+
+
+def workdir_of(found: Mapping[str, Any]) -> str | None:
+    """The work directory that a JobSet was launched for; None if it does not say."""
+    return (found.get("metadata", {}).get("annotations") or {}).get(jobset.WORKDIR)
 
 
 def state_of(found: Mapping[str, Any]) -> str:

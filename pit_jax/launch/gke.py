@@ -8,7 +8,6 @@ credentials. JobSet and the supervisor restart what fails, so nobody has to watc
 import copy
 import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,14 +47,15 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
         return
     if args.data:
         upload.check_data(args.data)
-    cluster.check_free(asked.name)
+    before = cluster.check_free(asked.name, asked.workdir)
     price = args.price_per_chip_hour
     found = money.preflight(config, where, price, args.anyway)
     print(money.table(where, asked.slices, asked.spot, found, price), flush=True)
     money.check_fits(found, where, args.anyway)
-    question = f"create JobSet {asked.name} in {cluster.context}, {asked.namespace}?"
+    place = " in place of the one before" if before else ""
+    question = f"create JobSet {asked.name} in {cluster.context}, {asked.namespace}{place}?"
     money.confirm(question, args.yes)
-    create(run, asked, cluster, upload.config_text(tpu.for_workers(config, args)))
+    create(run, asked, cluster, before, upload.config_text(tpu.for_workers(config, args)))
     print(f"created {asked.name}; it waits for its nodes now")
     for action in ("status", "logs", "stop"):
         print(f"  pit-jax launch {action} {asked.name}")
@@ -96,10 +96,8 @@ def show(
     lines += money.table(where, asked.slices, asked.spot, None, price).splitlines()
     lines += [f"uploaded to {upload.config_place(asked.workdir)}: the resolved config"]
     lines += [f"without --dry-run this is refused: {line}" for line in unreachable]
-    words = ["pit-jax", "preflight", "--config", args.config, "--topology", where.topology.name]
-    words += ["--slices", str(asked.slices)] if asked.slices > 1 else []
     lines += ["nothing was created or compiled. Whether it fits, and the chip-hours:"]
-    lines += [f"  {shlex.join([*words, *overrides])}"]
+    lines += [f"  {money.preflight_command(args.config, where, asked.slices, overrides)}"]
     text = to_yaml(asked.manifest())
     for line in "\n".join(lines).splitlines():  # an override may hold a line break
         print(f"# {line}")
@@ -126,8 +124,13 @@ def to_yaml(manifest: Mapping[str, Any]) -> str:
     return yaml.dump(copy.deepcopy(manifest), Dumper=Plain, sort_keys=False, width=1000)
 
 
-def create(run: RunDir, asked: JobSet, cluster: Cluster, config: str) -> dict[str, Any]:
+def create(
+    run: RunDir, asked: JobSet, cluster: Cluster, before: Mapping[str, Any], config: str
+) -> dict[str, Any]:
     """Uploads, writes launch.json, creates the JobSet; returns launch.json.
+
+    Args:
+      before: the JobSet that has its name, see Cluster.check_free.
 
     Raises:
       ConfigError: if the cluster refuses it; launch.json is taken back then.
@@ -135,6 +138,7 @@ def create(run: RunDir, asked: JobSet, cluster: Cluster, config: str) -> dict[st
     """
     manifest = asked.manifest()
     upload.put(run, {"config.json": config, "jobset.yaml": to_yaml(manifest)})
+    cluster.make_room(before)
     named = ("id", "name", "accelerator", "slices", "spot", "namespace")
     with upload.recorded(
         run,

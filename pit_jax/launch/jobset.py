@@ -3,7 +3,8 @@
 A slice is a Job of one pod a host; JobSet starts and restarts all of them together. In every
 pod runs what runs on a TPU VM, pit_jax.launch.worker: its supervisor restarts a trainer that
 crashed, writes status.json, heartbeat.json and logs/, and gives up; JobSet is there for pods
-and nodes that are lost. GKE itself tells each pod which worker of which slice it is.
+and nodes that are lost, and tells the two apart by the exit code, see pod.py. GKE itself tells
+each pod which worker of which slice it is.
 
 Sources: the field descriptions of jobset.x-k8s.io/v1alpha2 and batch/v1;
 docs.cloud.google.com/kubernetes-engine/docs/how-to/{tpus,tpu-multislice};
@@ -19,15 +20,13 @@ from typing import Any
 from pit_jax.errors import ConfigError
 from pit_jax.launch import accelerators, startup, upload
 from pit_jax.launch import request as requests
+from pit_jax.launch.pod import FINAL_CODES, STOPPED_CODES
 
 GROUP, VERSION, PLURAL = "jobset.x-k8s.io", "v1alpha2", "jobsets"
 NAME_LABEL, LABEL = requests.NAME_LABEL, requests.LABEL
+WORKDIR = "pit-jax-workdir"  # annotation: the work directory, which no label could hold
 # The supervisor waits 600 s for a checkpoint after SIGTERM, and writes its last status then.
 GRACE_S = 660
-# Never worth a restart: config, non-finite loss, does not fit; and what the supervisor ends
-# with once it has given up a run that crashed (1 and 134, an abort).
-FINAL_CODES = (1, 2, 3, 4, 134)
-STOPPED_CODES = (75, 130, 143)  # saved on a signal, or had one before there was anything to save
 
 _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"  # RFC 1123
 _PATTERNS = {
@@ -97,10 +96,12 @@ class JobSet:
         where = accelerators.find(self.accelerator, self.slices)
         labels = {NAME_LABEL: self.name, LABEL: self.id}
         queue = {"kueue.x-k8s.io/queue-name": self.queue} if self.queue else {}
+        annotations = {WORKDIR: self.workdir.rstrip("/")}
         # A Job a node pool, and all its pods in that one: a slice's chips are wired together.
         # Of one host there are many in a node pool, and each is a slice.
-        exclusive = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
-        annotations = {"annotations": exclusive} if where.hosts > 1 else {}
+        if where.hosts > 1:
+            exclusive = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+            annotations[exclusive] = "cloud.google.com/gke-nodepool"
         return {
             "apiVersion": f"{GROUP}/{VERSION}",
             "kind": "JobSet",
@@ -108,7 +109,7 @@ class JobSet:
                 "name": self.name,
                 "namespace": self.namespace,
                 "labels": labels | queue,
-                **annotations,
+                "annotations": annotations,
             },
             "spec": {
                 "failurePolicy": self._failure_policy(),
@@ -161,7 +162,7 @@ class JobSet:
 
     def _pod(self, where: accelerators.Accelerator) -> dict[str, Any]:
         place = self.workdir.rstrip("/")
-        command = ["python", "-m", "pit_jax.launch.worker"]
+        command = ["python", "-m", "pit_jax.launch.pod"]
         command += ["--config", upload.config_place(place), "--workdir", place]
         command += ["--launch", self.id, "--name", self.name]
         chips = {"google.com/tpu": str(where.chips_a_host)}

@@ -1,7 +1,8 @@
 """What a launch takes before it is booked: chips, memory, hours and their price; and a question."""
 
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -57,6 +58,16 @@ def check_fits(found: Mapping[str, Any] | None, accelerator: Accelerator, anyway
         _say(f"note: {line}")
 
 
+def preflight_command(
+    config: str, accelerator: Accelerator, slices: int, overrides: Sequence[str]
+) -> str:
+    """What a dry run names to be tried: the same compilation, by hand."""
+    words = ["pit-jax", "preflight", "--config", config]
+    words += ["--topology", accelerator.topology.name]
+    words += ["--slices", str(slices)] if slices > 1 else []
+    return shlex.join([*words, *overrides])
+
+
 def table(
     accelerator: Accelerator,
     slices: int,
@@ -98,8 +109,11 @@ def table(
     return "\n".join(f"  {name:13} {text}" for name, text in rows)
 
 
-def confirm(question: str, yes: bool) -> None:
+def confirm(question: str, yes: bool, done: str = "created") -> None:
     """Goes on if somebody agrees: `yes`, or an answer on the terminal.
+
+    Args:
+      done: what was not, after another answer.
 
     Raises:
       ConfigError: if nobody is there to ask, or says no.
@@ -107,10 +121,10 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigError("nobody is here to ask whether to create this: add --yes")
+        raise ConfigError(f"{question} Nobody is here to answer: add --yes")
     print(f"{question} [y/N] ", end="", flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise ConfigError("nothing was created")
+        raise ConfigError(f"nothing was {done}")
 
 
 def _number(hours: float) -> str:

@@ -30,7 +30,7 @@ _PATTERNS = {
         "up to 40 lower-case letters, digits and hyphens, a letter first, no hyphen last",
     ),
     "id": (r"[0-9a-f]{12}", "twelve hexadecimal digits"),
-    "project": (f"{_PROJECT}|{DRY}", "a project's ID such as my-project-1"),
+    "project": (_PROJECT, "a project's ID such as my-project-1"),
     "zone": (_ZONE, "a zone such as us-west4-a"),
     "runtime_version": (
         r"[a-z0-9](?:[-a-z0-9._]{0,61}[a-z0-9])?",
@@ -66,6 +66,13 @@ _PATTERNS = {
     ),
 }
 _LONGEST = {"workdir": 700, "data": 700}  # characters; of a bucket's objects 1024 bytes
+# A requirement in which no secret has a place: of a name, or at an address that names no user,
+# or over ssh one without a password, and asks no query.
+_WITHOUT_SECRET = re.compile(
+    r"[^@:/?]*"
+    r"|(?:[^@:/?]*@\s*)?(?:(?:[a-z]+\+)?https?://|[a-z]+\+ssh://(?:[a-z0-9._-]+@)?)[^@/?#]+/[^?]*",
+    re.IGNORECASE,
+)
 
 
 def check(field: str, value: str, flag: str | None = None) -> str:
@@ -84,18 +91,18 @@ def check(field: str, value: str, flag: str | None = None) -> str:
 
 
 def check_requirement(value: str) -> str:
-    """A requirement for pip, without a password: metadata can be read by the whole project.
+    """A requirement for pip, without a secret: metadata can be read by the whole project.
 
     Raises:
       ConfigError: if it cannot be one, or names somebody's credentials.
     """
-    check("requirement", value)
-    if re.search(r"https?://[^/]*@", value):
+    if not _WITHOUT_SECRET.fullmatch(value):  # first: what is refused below is quoted
         raise ConfigError(
-            "--requirement: an address with a user or token in it would stand in the instance's"
-            " metadata for all to read: give the workers a public address, or leave it out"
+            "--requirement: write pit_jax==VERSION, git+https://HOST/PATH@TAG or"
+            " git+ssh://git@HOST/PATH; a user, a password or a query (?...) in an address would"
+            " stand in the instance's metadata for all to read"
         )
-    return value
+    return check("requirement", value)
 
 
 def new_id() -> str:
@@ -144,7 +151,8 @@ class Request:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in _PATTERNS and value is not None:
+            dry = field.name == "project" and value == DRY
+            if field.name in _PATTERNS and value is not None and not dry:
                 check(field.name, value)
         if type(self.slices) is not int or not 1 <= self.slices <= 4096:
             raise ConfigError(f"--slices {ascii(self.slices)[:20]}: one slice or more")

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import pathlib
 import shlex
 import threading
@@ -11,9 +12,14 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from pit_jax import cli
+from pit_jax.launch import money
+
 CONFIG = str(pathlib.Path(__file__).parent.parent.parent / "configs" / "digits.py") + ":pit"
 IMAGE = "us-docker.pkg.dev/my-project/pit/pit_jax:1"
 TOKEN = "a-token-that-is-a-secret"
+FITS = {"fits": True, "hbm_peak_bytes": 2 << 30, "hbm_limit_bytes": 15 << 30}
+FOUND = {"steps": {"train": FITS}, "chip_hours": 16.0, "cost": None}
 _ROOT = "/apis/jobset.x-k8s.io/v1alpha2/namespaces/"
 
 
@@ -145,3 +151,28 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+# Launches to it --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ready(cluster, monkeypatch, tmp_path) -> FakeCluster:
+    """The cluster on loopback, a preflight that knows its answer, and nobody at a terminal."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(money, "preflight", lambda *args: FOUND)
+    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+    return cluster
+
+
+def launched(bucket: str, *more: str) -> int:
+    return cli.run(words(bucket, "--name", "pit", *more))
+
+
+def created(cluster: FakeCluster) -> list[dict]:
+    return [body for method, _, body in cluster.calls if method == "POST"]
+
+
+def condition(cluster: FakeCluster, kind: str) -> None:
+    (found,) = cluster.jobsets.values()
+    found["status"] = {"conditions": [{"type": kind, "status": "True"}]}

@@ -1,6 +1,5 @@
 """The JobSet of `pit-jax launch --target gke --dry-run`: held against the schemas and read."""
 
-import re
 import shlex
 
 import pytest
@@ -9,9 +8,8 @@ from kubeflow_trainer_api import models
 from kubernetes import client
 
 from pit_jax import cli
-from pit_jax.launch import accelerators, jobset, money, startup
+from pit_jax.launch import accelerators, jobset, money, startup, worker
 from pit_jax.launch import request as requests
-from pit_jax.launch.worker import parser as worker_parser
 
 from .fake_cluster import IMAGE, words
 
@@ -117,7 +115,7 @@ def test_a_slice_is_a_job_and_a_host_is_a_pod(
         "cloud.google.com/gke-tpu-topology": shape,
     }
     # A Job a node pool, but for single hosts, of which a pool has many.
-    annotations = manifest["metadata"].get("annotations", {})
+    annotations = manifest["metadata"]["annotations"]
     exclusive = annotations.get("alpha.jobset.sigs.k8s.io/exclusive-topology")
     assert exclusive == ("cloud.google.com/gke-nodepool" if hosts > 1 else None)
 
@@ -138,10 +136,11 @@ def test_the_pod_runs_the_worker_of_the_uploaded_config(nothing, capsys):
     (container,) = pod_of(manifest)["containers"]
     assert container["image"] == IMAGE
     python, flag, module, *rest = container["command"]
-    assert (python, flag, module) == ("python", "-m", "pit_jax.launch.worker")
-    args = worker_parser().parse_args(rest)
+    assert (python, flag, module) == ("python", "-m", "pit_jax.launch.pod")
+    args = worker.parser().parse_args(rest)
     assert args.config == "gs://my-bucket/runs/pit/launch/config.json"
     assert args.workdir == "gs://my-bucket/runs/pit"
+    assert manifest["metadata"]["annotations"][jobset.WORKDIR] == args.workdir
     assert args.launch == manifest["metadata"]["labels"][jobset.LABEL]
     assert (args.name, args.project, args.zone) == ("pit", None, None)  # deletes no resource
     (shared,) = [one for one in pod_of(manifest)["volumes"] if one["name"] == "shm"]
@@ -180,66 +179,6 @@ def test_options_are_where_they_belong(nothing, capsys):
     assert "tolerations" not in pod_of(plain)
     assert "serviceAccountName" not in pod_of(plain)
     assert set(plain["metadata"]["labels"]) == {jobset.LABEL, jobset.NAME_LABEL}
-
-
-# What its controllers do with an end -------------------------------------------------------
-
-
-def action(manifest: dict, code: int | None, disrupted: bool = False) -> str:
-    """What JobSet does when a pod ended with `code`: the two rule lists, read as documented.
-
-    The first rule of a list that matches decides. A Job that fails without one has run out of
-    its back-off limit; a JobSet without one restarts, and counts that.
-    """
-    reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
-    for index, rule in enumerate(job_of(manifest)["podFailurePolicy"]["rules"]):
-        on = rule.get("onExitCodes")
-        if on:
-            assert on["operator"] == "In"
-            assert on["values"] == sorted(set(on["values"]))  # demanded by the API
-            hit, why = code in on["values"], f"failed with exit code {code}"
-        else:
-            (condition,) = rule["onPodConditions"]
-            assert condition == {"type": "DisruptionTarget", "status": "True"}
-            hit, why = disrupted, "has condition DisruptionTarget"
-        if hit:
-            assert rule["action"] == "FailJob"
-            reason = "PodFailurePolicy"
-            message = f"Pod default/x {why} matching FailJob rule at index {index}"
-            break
-    for rule in manifest["spec"]["failurePolicy"]["rules"]:
-        patterns = rule.get("onJobFailureMessagePatterns", [""])
-        if reason in rule["onJobFailureReasons"] and any(re.search(p, message) for p in patterns):
-            return rule["action"]
-    return "RestartJobSet"
-
-
-@pytest.mark.parametrize(
-    ("code", "disrupted", "does"),
-    [
-        (2, False, "FailJobSet"),  # config
-        (3, False, "FailJobSet"),  # non-finite loss
-        (4, False, "FailJobSet"),  # does not fit
-        (1, False, "FailJobSet"),  # given up by the supervisor
-        (134, False, "FailJobSet"),
-        (5, False, "RestartJobSet"),  # storage
-        (137, False, "RestartJobSet"),  # killed, for memory
-        (139, False, "RestartJobSet"),
-        (75, False, "RestartJobSetAndIgnoreMaxRestarts"),  # saved on SIGTERM
-        (143, False, "RestartJobSetAndIgnoreMaxRestarts"),
-        (137, True, "RestartJobSetAndIgnoreMaxRestarts"),  # preempted
-        (1, True, "RestartJobSetAndIgnoreMaxRestarts"),
-        (2, True, "RestartJobSetAndIgnoreMaxRestarts"),
-    ],
-)
-def test_exit_codes_decide_whether_it_is_started_again(code, disrupted, does, nothing, capsys):
-    assert action(printed("", capsys), code, disrupted) == does
-
-
-def test_a_job_alone_restarts_no_pod(nothing, capsys):
-    manifest = printed("", capsys)
-    assert job_of(manifest)["backoffLimit"] == 0
-    assert pod_of(manifest)["restartPolicy"] == "Never"  # a pod failure policy demands it
 
 
 # Dry and refused -------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What a launch takes, refused or confirmed before it is booked."""
 
 import io
+import shlex
 
 import pytest
 
@@ -50,6 +51,15 @@ def test_what_is_not_known_is_not_shown(v5e):
     assert "3.0 days" in long
 
 
+def test_the_same_preflight_by_hand(v5e):
+    words = money.preflight_command("configs/digits.py:pit", v5e, 2, ["--config.x=a b"])
+    assert shlex.split(words) == [
+        *("pit-jax", "preflight", "--config", "configs/digits.py:pit"),
+        *("--topology", "v5e-64", "--slices", "2", "--config.x=a b"),
+    ]
+    assert "--slices" not in money.preflight_command("x.py", v5e, 1, [])
+
+
 def test_what_does_not_fit_is_refused_unless_told_otherwise(v5e, capsys):
     money.check_fits(found(), v5e, False)
     with pytest.raises(DoesNotFit, match=r"20\.00 GiB of 15\.75 GiB.*--anyway") as refused:
@@ -77,11 +87,14 @@ def test_all_else_creates_nothing(answer, monkeypatch):
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     with pytest.raises(ConfigError, match="nothing was created"):
         money.confirm("create it?", yes=False)
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    with pytest.raises(ConfigError, match="nothing was stopped"):
+        money.confirm("stop it?", yes=False, done="stopped")
 
 
 def test_without_a_terminal_nobody_is_asked(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-    with pytest.raises(ConfigError, match="--yes"):
+    with pytest.raises(ConfigError, match="create it\\? Nobody is here to answer: add --yes"):
         money.confirm("create it?", yes=False)
     money.confirm("create it?", yes=True)
     assert capsys.readouterr().out == ""

@@ -1,11 +1,13 @@
 """What is asked of Cloud TPU: every value checked, and the message of the service's own types."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from pit_jax.errors import ConfigError
 from pit_jax.launch import request as requests
+from pit_jax.launch import tpu
 from pit_jax.launch.request import Request
 
 tpu_types = pytest.importorskip("google.cloud.tpu_v2.types")
@@ -118,23 +120,62 @@ def test_what_it_does_not_take_is_refused(field, value):
 @pytest.mark.parametrize(
     "value",
     [
-        "https://me:secret@host/x.whl",
-        "git+https://ghp_token@github.com/a/b",
-        "pit_jax @ https://u@h/x",
+        "https://me:SECRET@host/x.whl",
+        "HTTPS://me:SECRET@host/x.whl",
+        "git+https://SECRET@github.com/a/b",
+        "git+HTTPS://SECRET@github.com/a/b",
+        "Git+Https://x-access-token:SECRET@github.com/a/b@v1",
+        "pit_jax @ https://SECRET@host/x.whl",
+        "pit_jax[tpu]@https://me:SECRET@host:8443/x.whl",
+        "git+ssh://git:SECRET@host/pit.git@abc",
+        "GIT+SSH://git:SECRET@host/pit.git",
+        "pit_jax @ git+ssh://git:SECRET@host:22/x",
+        "git+ssh://git@me:SECRET@host/x",
+        "git+ssh://git%3ASECRET@host/x",
+        "svn+ftp://me:SECRET@host/x",
+        "ssh://me:SECRET@host/x",
+        "https:/me:SECRET@host/x.whl",
+        "pit_jax @ SECRET@host",
+        "https://host/pit_jax-0.1-py3-none-any.whl?private_token=SECRET",
+        "git+https://github.com/a/b?token=SECRET",
+        "git+ssh://git@host/a/b?token=SECRET#egg=pit_jax",
+        "https://me:SECRET*@host/x.whl",
     ],
 )
-def test_a_requirement_with_somebodys_token_is_refused(value):
+def test_a_requirement_that_may_hold_a_secret_is_refused(value):
     with pytest.raises(ConfigError, match="metadata") as refused:
         requests.check_requirement(value)
-    assert "secret" not in str(refused.value)
-    assert "ghp_token" not in str(refused.value)
+    assert refused.value.exit_code == 2
+    assert "SECRET" not in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    "value", ["pit_jax==0.2", "git+https://github.com/a/b@1a2b3c4", "pit_jax>=1,<2"]
+    "value",
+    [
+        "pit_jax==0.2",
+        "pit_jax>=1,<2",
+        "pit_jax[data]==0.2+local",
+        "https://host/pit_jax-0.1-py3-none-any.whl",
+        "https://host:8443/pit_jax-0.1-py3-none-any.whl#sha256=00ff",
+        "git+https://github.com/a/b@1a2b3c4",
+        "git+https://github.com/a/b@v0.2#subdirectory=pit",
+        "pit_jax @ git+https://github.com/a/b.git@feature/x",
+        "git+ssh://git@github.com/a/b@v0.2",
+        "git+ssh://github.com/a/b",
+        "pit_jax @ git+ssh://git@host:2222/a/b.git",
+    ],
 )
 def test_other_requirements_are_taken(value):
     assert requests.check_requirement(value) == value
+
+
+def test_the_stand_in_of_a_dry_run_is_no_project(monkeypatch):
+    assert tpu.project(SimpleNamespace(project=None, dry_run=True)) == requests.DRY
+    assert made(project=requests.DRY).project == requests.DRY
+    for dry_run in (False, True):
+        with pytest.raises(ConfigError, match="--project 'PROJECT': write a project's ID"):
+            tpu.project(SimpleNamespace(project=requests.DRY, dry_run=dry_run))
 
 
 @pytest.mark.parametrize("value", ["--index-url=http://x", "a`id`", "a\n-r b", "$(x)", "é"])

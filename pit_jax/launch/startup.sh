@@ -1,8 +1,9 @@
 #!/bin/bash
 # What a TPU VM runs as root at every boot: brings Python, the package and the data, and
 # starts the worker. What an earlier boot did is not done again. What goes wrong is in
-# <workdir>/logs/<worker>-startup.log; where it goes wrong on the first worker for good, the
-# run is marked as ended and the slice is deleted, since it costs money.
+# <workdir>/logs/<worker>-startup.log. Where it goes wrong on the first worker the slice is
+# deleted, since it costs money; what would go wrong again (exit code 2) ends the run, whichever
+# worker finds it.
 
 # SETTINGS
 
@@ -56,10 +57,22 @@ fail() { # CODE LINE
   exit "$1"
 }
 
-attribute() { # of the instance's metadata
-  curl --silent --fail --max-time 10 --retry 5 --retry-connrefused \
-    --header 'Metadata-Flavor: Google' \
-    "http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1/instance/attributes/$1"
+attribute() { # of the instance's metadata; nothing if it has none of that name
+  local host="${GCE_METADATA_HOST:-metadata.google.internal}" code=""
+  # A machine that cannot ask has no name and no credentials, so it can only go on asking: who
+  # took itself for the first worker would delete a slice that runs.
+  while true; do
+    : >"$ROOT/attribute"
+    code="$(curl --silent --max-time 10 --header 'Metadata-Flavor: Google' \
+      --output "$ROOT/attribute" --write-out '%{http_code}' \
+      "http://$host/computeMetadata/v1/instance/attributes/$1")" || code=""
+    case "$code" in
+      200) cat "$ROOT/attribute" && return ;;
+      404) return ;;
+    esac
+    echo "the metadata server does not say $1 (${code:-no answer}): it is asked again" >&2
+    sleep "${PIT_JAX_PAUSE:-30}"
+  done
 }
 
 let_go() { # of the slice; older images know the command as an alpha one only
@@ -68,20 +81,28 @@ let_go() { # of the slice; older images know the command as an alpha one only
 }
 
 ended() { # at every exit
-  local code="$1"
+  local code="$1" final=false
   trap - EXIT ERR
   set +e
   if [ "$code" != 0 ]; then
     REASON="$(printf '%s' "$REASON" | tr -d '\000-\037\042\134' | cut -c 1-300)"
     echo "start-up failed: $REASON"
-    if [ "$WORKER" = slice-0-worker-0 ]; then
-      printf '{"state": "failed", "exit_code": %s, "final": true, "launch": "%s", "reason": "%s", "time": "%s"}\n' \
-        "$code" "$LAUNCH" "start-up: $REASON" "$(date -u +%FT%T+00:00)" >"$ROOT/status.json"
-      persist gs cp "$ROOT/status.json" "$WORKDIR/status.json"
-      echo "deleting the queued resource $NAME"
-      ship
-      persist let_go
-    fi
+    case "$WORKER $code" in
+      slice-0-worker-0\ *)
+        if [ "$code" = 2 ]; then final=true; fi # else a watcher may create it again
+        printf '{"state": "failed", "exit_code": %s, "final": %s, "launch": "%s", "reason": "%s", "time": "%s"}\n' \
+          "$code" "$final" "$LAUNCH" "start-up: $REASON" "$(date -u +%FT%T+00:00)" >"$ROOT/status.json"
+        persist gs cp "$ROOT/status.json" "$WORKDIR/status.json"
+        echo "deleting the queued resource $NAME"
+        ship
+        persist let_go
+        ;;
+      slice-*\ 2) # the first worker would wait for this one: it ends the run with it
+        printf '{"launch": "%s", "exit_code": 2, "reason": "%s"}\n' \
+          "$LAUNCH" "start-up: $REASON" >"$ROOT/verdict.json"
+        persist gs cp "$ROOT/verdict.json" "$WORKDIR/verdicts/$WORKER.json"
+        ;;
+    esac
   fi
   ship
   exit "$code"
@@ -91,9 +112,11 @@ trap 'REASON="${REASON:-$BASH_COMMAND did not work}"' ERR
 
 # Who we are ----------------------------------------------------------------------------
 
-number="$(attribute agent-worker-number)" || number="$(hostname | sed -n 's/.*-w-\([0-9]*\)$/\1/p')"
-slice="$(attribute tpu-env | sed -n "s/^MEGASCALE_SLICE_ID: *'\{0,1\}\([0-9]\{1,\}\).*/\1/p")" || slice=""
-WORKER="slice-${slice:-0}-worker-${number:-0}"
+number="$(attribute agent-worker-number)"
+if [ -z "$number" ]; then number="$(hostname | sed -n 's/.*-w-\([0-9]\{1,\}\)$/\1/p')"; fi
+if [ -z "$number" ]; then fail 2 "this machine does not say which worker it is"; fi
+slice="$(attribute tpu-env | sed -n "s/^MEGASCALE_SLICE_ID: *'\{0,1\}\([0-9]\{1,\}\).*/\1/p")"
+WORKER="slice-${slice:-0}-worker-$number"
 echo "this is $WORKER"
 
 finished="$(gs cat "$WORKDIR/status.json" 2>/dev/null | tr -d ' \n')" || finished=""
@@ -109,7 +132,7 @@ esac
 
 running() {
   if [ -d "$SYSTEM/run/systemd/system" ]; then
-    systemctl is-active --quiet pit-jax
+    case "$(systemctl is-active pit-jax)" in active | activating) ;; *) return 1 ;; esac
   else
     [ -f "$ROOT/worker.pid" ] && kill -0 "$(cat "$ROOT/worker.pid")" 2>/dev/null
   fi
@@ -141,6 +164,17 @@ make_environment() {
   UV_PYTHON_INSTALL_DIR="$ROOT/python" "$ROOT/uv/bin/uv" venv --quiet --python "$PYTHON" "$ROOT/venv"
 }
 
+install_package() { # what has no solution has none in a minute either
+  local code=0
+  "$ROOT/uv/bin/uv" pip install --quiet --python "$ROOT/venv/bin/python" \
+    --constraint "$ROOT/launch/constraints.txt" "$1" 2>"$ROOT/said" || code=$?
+  cat "$ROOT/said"
+  if grep -q 'No solution found' "$ROOT/said"; then
+    fail 2 "$1 cannot be installed: its requirements have no solution, see the end of the log"
+  fi
+  return "$code"
+}
+
 STAMP="$LAUNCH $PACKAGE"
 if [ "$(cat "$ROOT/installed" 2>/dev/null)" != "$STAMP" ]; then
   for file in "${FILES[@]}"; do
@@ -156,8 +190,7 @@ if [ "$(cat "$ROOT/installed" 2>/dev/null)" != "$STAMP" ]; then
   PYTHON="$(find_python)"
   echo "installing $PACKAGE on Python $PYTHON"
   persist make_environment
-  persist "$ROOT/uv/bin/uv" pip install --quiet --python "$ROOT/venv/bin/python" \
-    --constraint "$ROOT/launch/constraints.txt" "$PACKAGE"
+  persist install_package "$PACKAGE"
   echo "$STAMP" >"$ROOT/installed"
   ship
 fi
@@ -166,12 +199,25 @@ fi
 
 gigabytes() { awk -v bytes="$1" 'BEGIN {printf "%.1f GB", bytes / 1e9}'; }
 
+nothing_there() {
+  fail 2 "there is nothing at $DATA, or the workers may not read it"
+}
+
+measure() { # in bytes, into $ROOT/size; what is not there will not be in a minute either
+  local code=0
+  gs du --summarize "$1" >"$ROOT/size" 2>"$ROOT/said" || code=$?
+  cat "$ROOT/said"
+  if grep -Eq 'matched no objects|not found: 404|BucketNotFound' "$ROOT/said"; then nothing_there; fi
+  return "$code"
+}
+
 stage() {
   local size there free
   if [ "$(cat "$ROOT/staged" 2>/dev/null)" = "$DATA" ]; then return; fi
   mkdir -p "$DATA_DIR"
-  size="$(persist gs du --summarize "$DATA" | awk 'END {print $1}')"
-  case "$size" in '' | *[!0-9]* | 0) fail 2 "there is nothing at $DATA, or the workers may not read it" ;; esac
+  persist measure "$DATA"
+  size="$(awk 'END {print $1}' "$ROOT/size")"
+  case "$size" in '' | *[!0-9]* | 0) nothing_there ;; esac
   there="$(du --summarize --bytes "$DATA_DIR" | cut -f 1)" # of a copy that was cut off
   free="$(df --output=avail --block-size=1 "$DATA_DIR" | tail -n 1 | tr -d ' ')"
   if [ $((free + there)) -lt $((size + size / 20)) ]; then
@@ -204,9 +250,7 @@ mount_bucket() {
   options=(--implicit-dirs -o ro --cache-dir "$ROOT/gcsfuse" --file-cache-max-size-mb $((free / 2)))
   if [ -n "${directory%/}" ]; then options+=(--only-dir "${directory%/}"); fi
   persist gcsfuse "${options[@]}" "$bucket" "$DATA_DIR"
-  if [ -z "$(ls -A "$DATA_DIR")" ]; then
-    fail 2 "there is nothing at $DATA, or the workers may not read it"
-  fi
+  if [ -z "$(ls -A "$DATA_DIR")" ]; then nothing_there; fi
 }
 
 mount_disk() { # the one disk that holds a file system and no partitions: not the boot disk
@@ -235,8 +279,8 @@ ship
 
 # The worker ----------------------------------------------------------------------------
 
-# Passes SIGTERM on, which is how a preempted machine ends, and ships the log of a worker
-# that did not get as far as doing so itself.
+# Passes SIGTERM on, which is how a preempted machine ends, and ships the log: what the worker
+# says outside of its run is nowhere else.
 cat >"$ROOT/run.sh" <<'END'
 #!/bin/bash
 log="$1" place="$2"
@@ -250,14 +294,12 @@ while kill -0 "$child" 2>/dev/null; do
   code=0
   wait "$child" || code=$?
 done
-if [ "$code" != 0 ]; then
-  echo "the worker ended with exit code $code" >>"$log"
-  tail -c 1000000 "$log" >"$log.tail"
-  if command -v gcloud >/dev/null; then
-    gcloud storage cp "$log.tail" "$place" >/dev/null 2>&1
-  else
-    gsutil -q cp "$log.tail" "$place" >/dev/null 2>&1
-  fi
+if [ "$code" != 0 ]; then echo "the worker ended with exit code $code" >>"$log"; fi
+tail -c 1000000 "$log" >"$log.tail"
+if command -v gcloud >/dev/null; then
+  gcloud storage cp "$log.tail" "$place" >/dev/null 2>&1
+else
+  gsutil -q cp "$log.tail" "$place" >/dev/null 2>&1
 fi
 exit "$code"
 END
@@ -270,8 +312,12 @@ echo "starting the worker"
 if [ -d "$SYSTEM/run/systemd/system" ]; then
   systemctl reset-failed pit-jax 2>/dev/null || true
   # Its own unit, so that it outlives this script; SIGTERM to the first process alone, which
-  # passes it on; ends before the network does.
+  # passes it on; ends before the network does. A trainer that is killed for memory is its
+  # supervisor's to start again. A worker that was killed, or could not begin, is started again,
+  # some twenty times a day; one that has settled ends with 0, and what systemd stops stays so.
   systemd-run --quiet --collect --unit=pit-jax --property=KillMode=mixed \
+    --property=OOMPolicy=continue --property=Restart=on-failure --property=RestartSec=30 \
+    --property=StartLimitIntervalSec=86400 --property=StartLimitBurst=20 \
     --property=TimeoutStopSec=600 --property=After=network-online.target \
     --property=LimitNOFILE=1048576 --property=LimitMEMLOCK=infinity \
     --property="WorkingDirectory=$ROOT/launch" "${settings[@]/#/--setenv=}" "${run[@]}"

@@ -7,13 +7,18 @@ Trainers find each other by themselves on Cloud TPU. The worker of process 0 lea
 the directory, writes status.json, and once the run has ended for good it deletes the queued
 resource that it runs on, since that costs money until somebody does. A worker that was told
 to stop, as a preempted machine is, deletes nothing.
+
+On a TPU VM systemd starts what does not end with 0 again (startup.sh). So a worker that has
+nothing left to do ends with 0 there, however its run ended; on GKE with the run's own code.
 """
 
 import argparse
 import contextlib
+import http.client
+import itertools
 import os
 import re
-import socket
+import secrets
 import sys
 import time
 import traceback
@@ -22,7 +27,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pit_jax import configfile
+from pit_jax import configfile, lease
 from pit_jax.errors import (
     EXIT_BUG,
     EXIT_DONE,
@@ -33,6 +38,7 @@ from pit_jax.errors import (
     StorageError,
 )
 from pit_jax.fields import FIELDS
+from pit_jax.launch import verdict
 from pit_jax.launch.group import Plan, Process
 from pit_jax.launch.limits import Limits
 from pit_jax.launch.supervisor import supervise
@@ -40,6 +46,7 @@ from pit_jax.rundir import RunDir
 
 HOST = "GCE_METADATA_HOST"  # Google's variable for the address of the metadata server
 ATTEMPTS, PAUSE_S = 6, 30.0  # of what must not fail: the last status, the deletion
+LONGEST_PAUSE_S = 300.0
 _METADATA = "metadata.google.internal"
 _NOT_FINAL = (EXIT_PREEMPTED, EXIT_INTERRUPTED)
 
@@ -70,14 +77,15 @@ def number_and_slice() -> tuple[int, int]:
 
     Raises:
       ConfigError: if neither says.
+      _NoAnswer: if the metadata cannot be had: nobody is process 0 for want of an answer.
     """
-    number = os.environ.get("TPU_WORKER_ID") or _attribute("agent-worker-number")
-    found = os.environ.get("MEGASCALE_SLICE_ID")
-    if found is None:
-        match = re.search(
-            r"^MEGASCALE_SLICE_ID:\s*'?([0-9]+)", _attribute("tpu-env") or "", re.MULTILINE
-        )
-        found = match[1] if match else "0"
+    number, found = os.environ.get("TPU_WORKER_ID"), os.environ.get("MEGASCALE_SLICE_ID")
+    if not number:
+        number = _attribute("agent-worker-number")
+        there = _attribute("tpu-env") or ""
+        match = re.search(r"^MEGASCALE_SLICE_ID:\s*'?([0-9]+)", there, re.MULTILINE)
+        found = found or (match and match[1])
+    found = found or "0"
     if number is None or not number.isdecimal() or not found.isdecimal():
         raise ConfigError(
             "this machine does not say which worker of a TPU slice it is: neither TPU_WORKER_ID"
@@ -86,34 +94,44 @@ def number_and_slice() -> tuple[int, int]:
     return int(number), int(found)
 
 
+class _NoAnswer(PitError):
+    """A later start may have one (exit code 5)."""
+
+    exit_code = 5
+
+
 def _attribute(name: str) -> str | None:
-    """Of the instance's metadata; None if there is none, or no such server."""
+    """Of the instance's metadata; None if it has none of that name."""
     host = os.environ.get(HOST) or _METADATA
     url = f"http://{host}/computeMetadata/v1/instance/attributes/{name}"
     asked = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for attempt in range(4):
+    why: Exception | None = None
+    for attempt in range(ATTEMPTS):
         try:
             with direct.open(asked, timeout=10) as answer:
                 return answer.read().decode(errors="replace").strip()
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, urllib.error.HTTPError) and error.code == 404:
                 return None
-        except urllib.error.URLError as error:
-            if getattr(error.reason, "errno", None) == socket.EAI_NONAME:  # on no cloud
-                return None
-        except OSError:  # it does not answer yet: asked again
-            pass
-        time.sleep(min(PAUSE_S, 2.0**attempt))
-    return None
+            why = error
+        if attempt < ATTEMPTS - 1:
+            time.sleep(min(PAUSE_S, 2.0**attempt))
+    raise _NoAnswer(f"the metadata server {host} does not say {name}: {why}")
 
 
 # The run -------------------------------------------------------------------------------
 
 
 def work(args: argparse.Namespace) -> int:
-    """Supervises this worker's part until the run has ended; returns its exit code."""
+    """Supervises this worker's part until the run has ended; returns its exit code.
+
+    Raises:
+      PitError: if it has not ended, or its machine is still there, and another start may help.
+    """
     number, slice_number = number_and_slice()
+    # One for all tries of this process: none finds the one before as a stranger.
+    os.environ.setdefault(lease.OWNER, secrets.token_hex(16))
     leads = number == slice_number == 0
     worker = f"slice-{slice_number}-worker-{number}"
     run = RunDir(args.workdir)
@@ -125,27 +143,38 @@ def work(args: argparse.Namespace) -> int:
             code, reason = _supervised(args, run, worker, leads)
         except _Taken as error:
             print(f"pit-jax: {error}", file=sys.stderr, flush=True)
-            if leads and _launch_of(run) != args.launch:
-                delete(args)  # this resource is of no use; what the other one wrote stays
+            if leads:  # its resource is of no use; what the other one wrote stays
+                delete(args)
             return error.exit_code
         if leads and code not in _NOT_FINAL:
             _settle(run, args.launch, code, reason)
+        elif reason:
+            with contextlib.suppress(PitError):
+                verdict.write(run, worker, args.launch, code, reason)
     if leads and code not in _NOT_FINAL:
         delete(args)
     return code
 
 
 class _Taken(ConfigError):
-    """Another supervisor holds the directory."""
+    """A supervisor of another launch holds the directory."""
+
+
+class _Held(PitError):
+    """One of this launch does: on a machine that is about to go, or it will find the end."""
+
+    exit_code = 5
 
 
 def _supervised(args: argparse.Namespace, run: RunDir, worker: str, leads: bool) -> tuple[int, str]:
     """The exit code, and why where the supervisor could not say so in status.json.
 
-    Whatever goes wrong, it returns: a machine that nobody ends costs money.
+    Whatever goes wrong, it returns where it leads: a machine that nobody ends costs money.
 
     Raises:
-      _Taken: if another supervisor holds the directory.
+      _Taken: if another launch holds the directory.
+      _Held: if another supervisor of this launch does, for longer than a lease lasts.
+      Exception: where it does not lead, for what another start may mend.
     """
     for attempt in range(ATTEMPTS):
         try:
@@ -153,22 +182,27 @@ def _supervised(args: argparse.Namespace, run: RunDir, worker: str, leads: bool)
             try:
                 code = supervise(plan, run, limits, worker, args.launch, leads)
             except ConfigError as error:
-                raise _Taken(str(error)) from None
+                ours = run.status().get("launch") == args.launch
+                raise (_Held if ours else _Taken)(str(error)) from None
             return code, ""
         except _Taken:
             raise
-        except StorageError as error:  # a bucket may be back in a while
-            code, reason = error.exit_code, str(error)
+        except (StorageError, _Held) as error:  # a bucket may be back in a while, a lease run out
+            failed: PitError = error
         except PitError as error:
             print(f"pit-jax: {error}", file=sys.stderr, flush=True)
             return error.exit_code, str(error)
         except Exception as error:
+            if not leads:
+                raise
             traceback.print_exc()
             return EXIT_BUG, f"{type(error).__name__}: {error}"
-        print(f"pit-jax: {reason}", file=sys.stderr, flush=True)
+        print(f"pit-jax: {failed}", file=sys.stderr, flush=True)
         if attempt < ATTEMPTS - 1:
             time.sleep(PAUSE_S)
-    return code, reason
+    if isinstance(failed, _Held) or not leads:
+        raise failed
+    return failed.exit_code, str(failed)
 
 
 def _plan(args: argparse.Namespace, run: RunDir) -> tuple[Plan, Limits]:
@@ -197,13 +231,6 @@ def _final(run: RunDir, launch: str) -> int | None:
     return None
 
 
-def _launch_of(run: RunDir) -> str | None:
-    """The launch that status.json is of."""
-    with contextlib.suppress(PitError):
-        return run.status().get("launch")
-    return None
-
-
 def _settle(run: RunDir, launch: str, code: int, reason: str) -> None:
     """Makes sure that status.json says that this launch has ended, before its machine goes."""
     state = "done" if code == EXIT_DONE else "failed"
@@ -220,37 +247,57 @@ def _settle(run: RunDir, launch: str, code: int, reason: str) -> None:
             time.sleep(PAUSE_S)
 
 
-def delete(args: argparse.Namespace) -> bool:
-    """Deletes the queued resource that this worker runs on; whether that worked.
+def delete(args: argparse.Namespace) -> None:
+    """Deletes the queued resource that this worker runs on, unless it may not.
 
-    The watcher is the second line where it did not.
+    What may pass is tried again for a quarter of an hour. The watcher is the second line.
+
+    Raises:
+      Exception: what stood in the way all that time.
     """
-    if not (args.project and args.zone):  # on GKE, which ends by itself
-        return False
+    if not _on_tpu_vm(args):  # GKE ends by itself
+        return
     from pit_jax.launch import queue
 
-    for attempt in range(ATTEMPTS):
+    for attempt in itertools.count(1):
         try:
-            queue.Client(args.project, args.zone).delete(args.name, args.launch)
-            print(f"deleted the queued resource {args.name}", flush=True)
-            return True
-        except ConfigError as error:
+            client = queue.Client(args.project, args.zone)
+            found = client.get(args.name)
+            if found is None or found.launch == args.launch:
+                client.delete(args.name, args.launch)
+                print(f"deleted the queued resource {args.name}", flush=True)
+            else:
+                print(f"pit-jax: {args.name} is not of this launch: left alone", file=sys.stderr)
+            return
+        except Exception as error:  # a bug, too, costs money
             print(f"pit-jax: {args.name} was not deleted: {error}", file=sys.stderr, flush=True)
-            return False
-        except PitError as error:
-            print(f"pit-jax: {args.name} was not deleted: {error}", file=sys.stderr, flush=True)
-        if attempt < ATTEMPTS - 1:
-            time.sleep(PAUSE_S)
-    return False
+            if _is_forbidden(error):
+                return
+            if attempt == ATTEMPTS:
+                raise
+        time.sleep(min(PAUSE_S * 2.0 ** (attempt - 1), LONGEST_PAUSE_S))
+
+
+def _on_tpu_vm(args: argparse.Namespace) -> bool:
+    return bool(args.project and args.zone)
+
+
+def _is_forbidden(error: Exception) -> bool:
+    """By what the client library raised, of which queue.py makes one of several ConfigErrors."""
+    from google.api_core.exceptions import PermissionDenied
+
+    return isinstance(error.__context__, PermissionDenied)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
+    args = parser().parse_args(argv)
     try:
-        code = work(parser().parse_args(argv))
+        code = work(args)
     except PitError as error:
         print(f"pit-jax: {error}", file=sys.stderr, flush=True)
-        code = error.exit_code
-    sys.exit(code)
+        sys.exit(error.exit_code)
+    print(f"{args.name}: this worker has ended with exit code {code}", flush=True)
+    sys.exit(EXIT_DONE if _on_tpu_vm(args) and code not in _NOT_FINAL else code)
 
 
 if __name__ == "__main__":

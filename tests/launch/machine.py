@@ -19,12 +19,14 @@ for word in "$@"; do
 done
 if [ -e "$MACHINE/offline" ]; then echo 'ERROR: no network' >&2; exit 1; fi
 case "$verb" in
-  cp) mkdir -p "$(dirname "${words[1]}")" && cp "${words[0]}" "${words[1]}" ;;
+  cp) mkdir -p "$(dirname "${words[1]}")" && cp "${words[0]}" "${words[1]}.$$" &&
+      mv "${words[1]}.$$" "${words[1]}" ;;
   rsync) mkdir -p "${words[1]}" && cp -r "${words[0]}/." "${words[1]}" ;;
   cat) cat "${words[0]}" ;;
   du) if [ -e "$MACHINE/size" ]; then echo "$(cat "$MACHINE/size")  gs://somewhere"
       elif [ -d "${words[0]}" ]; then echo "$(du -sb "${words[0]}" | cut -f 1)  gs://somewhere"
-      else echo 'ERROR: not found' >&2; exit 1; fi ;;
+      else echo 'ERROR: (gcloud.storage.du) One or more URLs matched no objects.' >&2; exit 1
+      fi ;;
 esac
 """
 _PYTHON = r"""
@@ -39,7 +41,10 @@ esac
 """
 _UV = r"""
 say "uv $*"
-if [ -e "$MACHINE/no-packages" ]; then echo 'error: no solution found' >&2; exit 1; fi
+if [ -e "$MACHINE/no-packages" ]; then echo 'error: Failed to fetch' >&2; exit 1; fi
+if [ -e "$MACHINE/no-solution" ] && [ "$1" = pip ]; then
+  echo '  × No solution found when resolving dependencies:' >&2; exit 1
+fi
 if [ "$1" = venv ]; then
   for place in "$@"; do :; done
   mkdir -p "$place/bin" && cp "$MACHINE/bin/venv-python" "$place/bin/python"
@@ -49,7 +54,9 @@ _WORKER = r"""
 say "worker $*"
 say "TFDS_DATA_DIR=${TFDS_DATA_DIR:-}"
 say "in $PWD"
+echo 'the worker speaks'
 if [ -e "$MACHINE/worker-fails" ]; then echo 'ImportError: libtpu'; exit 1; fi
+if [ -e "$MACHINE/worker-dies" ]; then kill -KILL $$; fi
 if [ -e "$MACHINE/worker-stays" ]; then
   trap 'say "worker had SIGTERM"; exit 75' TERM
   say "worker waits"
@@ -57,12 +64,22 @@ if [ -e "$MACHINE/worker-stays" ]; then
 fi
 """
 _CURL = r"""
-case "$*" in
-  *agent-worker-number) [ ! -e "$MACHINE/no-metadata" ] && cat "$MACHINE/number" ;;
-  *tpu-env) [ ! -e "$MACHINE/no-metadata" ] && cat "$MACHINE/tpu-env" ;;
-  *apt-key*) echo key ;;
-  *) exit 22 ;;
+case "$*" in *apt-key*) echo key; exit ;; esac
+say "curl $*"
+if [ -e "$MACHINE/deaf" ]; then # to as many questions as it has lines
+  sed -i 1d "$MACHINE/deaf"
+  if [ ! -s "$MACHINE/deaf" ]; then rm "$MACHINE/deaf"; fi
+  printf 000
+  exit 7
+fi
+for url in "$@"; do :; done
+while [ "$1" != --output ]; do shift; done
+case "$url" in
+  *agent-worker-number) found=number ;;
+  *tpu-env) found=tpu-env ;;
 esac
+if [ -e "$MACHINE/$found" ]; then cp "$MACHINE/$found" "$2"; printf 200
+else echo 'not found' >"$2"; printf 404; fi
 """
 _STUBS = {
     "gcloud": _GCLOUD,
@@ -81,8 +98,9 @@ _STUBS = {
     '"$MACHINE/bin/gcsfuse" ;; *python3-pip) touch "$MACHINE/pip" ;; esac',
     "fuse-itself": 'say "gcsfuse $*"; for place in "$@"; do :; done; '
     'touch "$MACHINE/mounted" "$place/cifar100"',
-    "systemd-run": 'say "systemd-run $*"; touch "$MACHINE/active"',
-    "systemctl": 'case "$1" in is-active) [ -e "$MACHINE/active" ] ;; esac',
+    "systemd-run": 'say "systemd-run $*"; echo active >"$MACHINE/unit"',
+    "systemctl": '[ "$1" != is-active ] || cat "$MACHINE/unit" 2>/dev/null || '
+    "{ echo inactive; exit 3; }",
     "sleep": 'say "sleep $*"; exec /bin/sleep 0.01',
 }
 _HEAD = '#!/bin/bash\nsay() { printf "%s\\n" "$*" >>"$MACHINE/calls"; }\n'
@@ -146,6 +164,13 @@ class Machine:
                 raise AssertionError(f"no {start!r} in {self.calls[-20:]}; {self.log}")
             time.sleep(0.01)
         return self.called(start)[0]
+
+    def start_again(self) -> int:
+        """Runs what systemd was given to run, as it does again; the exit code that it sees."""
+        (call,) = self.called("systemd-run")
+        words = call[call.index("bash ") :].split()
+        environment = {"PATH": f"{self.path}/bin:/usr/bin:/bin", "MACHINE": str(self.path)}
+        return subprocess.run(words, env=environment, timeout=60, cwd=self.path).returncode
 
     def idle(self, limit_s: float = 20.0) -> None:
         """Waits until what the script started in the background has ended."""

@@ -8,7 +8,8 @@ import subprocess
 import pytest
 
 from pit_jax.errors import ConfigError
-from pit_jax.launch import startup
+from pit_jax.launch import startup, verdict
+from pit_jax.rundir import RunDir
 
 from .machine import Machine
 
@@ -79,6 +80,7 @@ def test_it_installs_the_wheel_and_starts_the_worker(machine, new):
     assert worker == f"worker -m pit_jax.launch.worker --config {place} --launch {ID}"
     assert machine.wait("in ") == f"in {root}/launch"
     assert machine.wait("TFDS") == "TFDS_DATA_DIR="
+    machine.idle()
     assert "starting the worker" in shipped(machine)
 
 
@@ -139,8 +141,43 @@ def test_under_systemd_the_worker_is_a_unit_of_its_own(machine):
     assert "--unit=pit-jax" in unit
     assert "--property=KillMode=mixed" in unit  # SIGTERM to the supervisor alone
     assert f"{machine.path}/root/venv/bin/python -m pit_jax.launch.worker --config" in unit
+    for state in ("active", "activating"):  # while it runs, and until it is started again
+        machine.set("unit", f"{state}\n")
+        assert machine.boot(script()) == 0
+        assert len(machine.called("systemd-run")) == 1
+
+
+def test_systemd_starts_a_worker_again_that_has_not_settled(machine):
+    """systemd.service(5): on-failure is every exit but with 0, unless systemd itself stops it."""
+    (machine.path / "system/run/systemd/system").mkdir(parents=True)
     assert machine.boot(script()) == 0
-    assert len(machine.called("systemd-run")) == 1
+    (unit,) = machine.called("systemd-run")
+    given = dict(w.removeprefix("--property=").split("=", 1) for w in unit.split() if "=" in w)
+    assert given["Restart"] == "on-failure"
+    assert given["OOMPolicy"] == "continue"  # a trainer that is killed for memory does not stop it
+    # No limit would ever be reached if the interval passed before so many starts.
+    assert int(given["RestartSec"]) * int(given["StartLimitBurst"]) < int(
+        given["StartLimitIntervalSec"]
+    )
+    assert machine.start_again() == 0
+    assert "the worker speaks" in shipped(machine)
+    machine.set("worker-fails")
+    assert machine.start_again() == 1
+    machine.unset("worker-fails")
+    machine.set("worker-dies")
+    assert machine.start_again() == 137
+    assert "exit code 137" in shipped(machine)
+    assert len(machine.called("worker ")) == 3
+    assert len(machine.called("uv pip install")) == 1
+
+
+def test_a_worker_that_somebody_terminates_says_so_to_systemd(machine):
+    machine.set("worker-stays")
+    assert machine.boot(script()) == 0
+    machine.wait("worker waits")
+    machine.terminate()
+    machine.idle()
+    assert "exit code 75" in machine.log
 
 
 def test_a_worker_is_named_by_slice_and_number(machine):
@@ -151,10 +188,31 @@ def test_a_worker_is_named_by_slice_and_number(machine):
     machine.wait("worker ")
 
 
-def test_without_a_metadata_server_the_host_name_has_the_number(machine):
-    machine.set("no-metadata")
+def test_without_the_attribute_the_host_name_has_the_number(machine):
+    machine.unset("number")
+    machine.unset("tpu-env")
     assert machine.boot(script()) == 0
     assert "this is slice-0-worker-5" in shipped(machine, "slice-0-worker-5")
+    machine.wait("worker ")
+
+
+def test_a_machine_that_nobody_numbered_is_not_the_first(machine):
+    machine.unset("number")
+    (machine.path / "bin/hostname").write_text("#!/bin/bash\necho t1v-n-0a1b2c-w-\n")
+    assert machine.boot(script()) == 2
+    assert "does not say which worker" in shipped(machine, "unknown")
+    assert not machine.bucket("bucket/runs/pit/status.json").exists()
+    assert not machine.called("gcloud compute")
+
+
+def test_metadata_that_does_not_answer_is_asked_until_it_does(machine):
+    """Neither the worker's number nor the slice's is 0 for want of an answer."""
+    machine.set("number", "3")
+    machine.set("tpu-env", "MEGASCALE_SLICE_ID: '1'\n")
+    machine.set("deaf", "\n" * 12)
+    assert machine.boot(script()) == 0
+    assert len(machine.called("curl")) == 14
+    assert "this is slice-1-worker-3" in machine.log
     machine.wait("worker ")
 
 
@@ -177,95 +235,6 @@ def test_a_launch_that_has_ended_is_not_started_again_and_lets_go_of_its_slice(m
     machine.wait("worker ")
 
 
-# Data ----------------------------------------------------------------------------------
-
-
-def test_data_is_copied_once_and_the_run_knows_where(machine):
-    source = machine.bucket("data-bucket/sets/cifar100")
-    source.mkdir(parents=True)
-    (source / "train.array_record").write_text("pixels")
-    text = script(data="gs://data-bucket/sets", data_mode="stage")
-    assert machine.boot(text) == 0
-    copied = machine.path / "root/data/cifar100/train.array_record"
-    assert copied.read_text() == "pixels"
-    assert machine.wait("TFDS") == f"TFDS_DATA_DIR={machine.path}/root/data"
-    copies = len(machine.called("gcloud storage rsync"))
-    machine.idle()
-    assert machine.boot(text) == 0
-    assert len(machine.called("gcloud storage rsync")) == copies == 1
-
-
-def test_data_that_does_not_fit_is_refused_before_it_is_copied(machine):
-    machine.set("size", str(150 * 10**9))
-    assert machine.boot(script(data="gs://data-bucket/sets", data_mode="stage")) == 2
-    assert not machine.called("gcloud storage rsync")
-    assert not machine.called("worker ")
-    status = json.loads(machine.bucket("bucket/runs/pit/status.json").read_text())
-    assert status["state"] == "failed"
-    assert status["exit_code"] == 2
-    assert status["final"] is True
-    assert status["launch"] == ID
-    line = "takes 150.0 GB, a twentieth more to be safe, and the worker's disk has 90.0 GB"
-    assert line in status["reason"]
-    assert "--data-mode mount" in status["reason"]
-    assert line in shipped(machine)
-
-
-def test_a_twentieth_of_the_space_stays_free(machine):
-    (machine.bucket("data-bucket/sets")).mkdir(parents=True)
-    machine.set("free", str(104 * 10**9))
-    machine.set("size", str(100 * 10**9))
-    text = script(data="gs://data-bucket/sets", data_mode="stage")
-    assert machine.boot(text) == 2
-    machine.bucket("bucket/runs/pit/status.json").unlink()
-    machine.set("free", str(106 * 10**9))
-    assert machine.boot(text) == 0
-    machine.wait("worker ")
-
-
-@pytest.mark.parametrize("mode", ["stage", "mount"])
-def test_a_place_without_data_is_refused(machine, mode):
-    machine.set("size", "0")
-    (machine.path / "bin/gcsfuse").write_text("#!/bin/bash\n")
-    (machine.path / "bin/gcsfuse").chmod(0o755)
-    assert machine.boot(script(data="gs://data-bucket/sets", data_mode=mode)) == 2
-    assert "nothing at gs://data-bucket/sets" in shipped(machine)
-
-
-def test_a_bucket_is_mounted_read_only_with_a_cache(machine):
-    text = script(data="gs://data-bucket/sets/all", data_mode="mount")
-    assert machine.boot(text) == 0
-    root = machine.path / "root"
-    assert machine.called("apt-get install") == ["apt-get install -y -qq gcsfuse"]
-    assert (
-        "gcsfuse-jammy" in (machine.path / "system/etc/apt/sources.list.d/gcsfuse.list").read_text()
-    )
-    (mounted,) = machine.called("gcsfuse")
-    assert "-o ro" in mounted
-    assert f"--cache-dir {root}/gcsfuse" in mounted
-    assert mounted.endswith(f"--only-dir sets/all data-bucket {root}/data")
-    assert machine.wait("TFDS") == f"TFDS_DATA_DIR={root}/data"
-    machine.idle()
-    assert machine.boot(text) == 0  # as long as it is mounted
-    assert len(machine.called("gcsfuse")) == 1
-
-
-@pytest.mark.parametrize(
-    ("kind", "options"), [("ext4", "ro,noload"), ("xfs", "ro,norecovery"), ("squashfs", "ro")]
-)
-def test_an_attached_disk_is_mounted_read_only(machine, kind, options):
-    machine.set("disks", f"/dev/sda  disk\n/dev/sdb {kind} disk\n/dev/sdc ext4 /var disk\n")
-    assert machine.boot(script(data_mode="disk")) == 0
-    data = machine.path / "root/data"
-    assert machine.called("mount ") == [f"mount -o {options} /dev/sdb {data}"]
-    assert machine.wait("TFDS") == f"TFDS_DATA_DIR={data}"
-
-
-def test_without_a_disk_nothing_is_guessed(machine):
-    assert machine.boot(script(data_mode="disk")) == 2
-    assert "not exactly one holds a file system" in shipped(machine)
-
-
 # Failing -------------------------------------------------------------------------------
 
 
@@ -274,22 +243,49 @@ def test_what_needs_the_network_is_tried_for_a_while(machine):
     assert machine.boot(script()) == 1
     assert len(machine.called("uv venv")) == 8
     assert machine.called("sleep")[:3] == ["sleep 1", "sleep 2", "sleep 4"]
-    assert "no solution found" in shipped(machine)
-    # The first worker marks the run as ended and lets go of the slice.
+    assert "Failed to fetch" in shipped(machine)
+    # The first worker lets go of the slice. The run has not ended: it may be created again.
     status = json.loads(machine.bucket("bucket/runs/pit/status.json").read_text())
-    assert (status["exit_code"], status["final"]) == (1, True)
+    assert (status["state"], status["exit_code"], status["final"]) == ("failed", 1, False)
+    assert status["launch"] == ID
     (deleted,) = machine.called("gcloud compute")
     assert deleted.startswith("gcloud compute tpus queued-resources delete pit ")
     assert "--project my-project --zone us-west4-a --force" in deleted
+    # The next slice of this launch begins anew.
+    machine.unset("no-packages")
+    assert machine.boot(script()) == 0
+    machine.wait("worker ")
+
+
+def test_requirements_without_a_solution_are_final_at_once(machine):
+    machine.set("no-solution")
+    assert machine.boot(script()) == 2
+    assert len(machine.called("uv pip install")) == 1
+    status = json.loads(machine.bucket("bucket/runs/pit/status.json").read_text())
+    assert (status["exit_code"], status["final"]) == (2, True)
+    assert "have no solution" in status["reason"]
+    assert "No solution found when resolving" in shipped(machine)
 
 
 def test_another_worker_that_fails_leaves_the_slice_alone(tmp_path):
     machine = uploaded(Machine(tmp_path, number=2))
     machine.set("no-packages")
     assert machine.boot(script()) == 1
-    assert "no solution found" in shipped(machine, "slice-0-worker-2")
+    assert "Failed to fetch" in shipped(machine, "slice-0-worker-2")
     assert not machine.called("gcloud compute")
     assert not machine.bucket("bucket/runs/pit/status.json").exists()
+    assert verdict.read(RunDir(machine.bucket("bucket/runs/pit")), ID) is None
+
+
+def test_another_worker_that_would_fail_again_says_so_to_the_first(tmp_path):
+    machine = uploaded(Machine(tmp_path, number=2))
+    assert machine.boot(script(data="gs://data-bucket/typo", data_mode="stage")) == 2
+    run = RunDir(machine.bucket("bucket/runs/pit"))
+    reason = "start-up: there is nothing at gs://data-bucket/typo, or the workers may not read it"
+    assert verdict.read(run, ID) == (2, f"slice-0-worker-2: {reason}")
+    assert verdict.read(run, "ffffffffffff") is None
+    assert run.status() == {}
+    assert not machine.called("gcloud compute")
 
 
 def test_a_machine_without_a_network_ends(machine):

@@ -1,4 +1,4 @@
-"""What a TPU worker runs: who it is, what it starts, and when it deletes its own slice."""
+"""What a TPU worker runs: who it is, what it starts, and whose directory it writes."""
 
 import contextlib
 import http.server
@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 
-import grpc
 import pytest
 
-from pit_jax import configfile
-from pit_jax.errors import ConfigError, StorageError
+from pit_jax import configfile, lease, lease_store
+from pit_jax.errors import ConfigError, PitError, StorageError
 from pit_jax.launch import worker
+from pit_jax.launch.group import Process
+from pit_jax.launch.limits import Limits
 from pit_jax.rundir import RunDir
 
 from .fake_tpu import service as service
@@ -26,15 +27,17 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 @contextlib.contextmanager
-def metadata(**attributes: str):
-    """A metadata server on loopback; yields HOST:PORT."""
+def metadata(deaf: int = 0, **attributes: str):
+    """A metadata server on loopback, yields HOST:PORT; of each name `deaf` questions fail."""
+    questions: dict[str, int] = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             name = self.path.removeprefix("/computeMetadata/v1/instance/attributes/")
             known = attributes.get(name.replace("-", "_"))
             there = known is not None and self.headers["Metadata-Flavor"] == "Google"
-            self.send_response(200 if there else 404)
+            questions[name] = questions.get(name, 0) + 1
+            self.send_response(503 if questions[name] <= deaf else 200 if there else 404)
             self.end_headers()
             self.wfile.write((known or "").encode() if there else b"")
 
@@ -55,6 +58,8 @@ def metadata(**attributes: str):
 def quick(monkeypatch):
     for name in ("TPU_WORKER_ID", "MEGASCALE_SLICE_ID"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(lease.OWNER, "")
+    monkeypatch.delenv(lease.OWNER)  # as it was, when the test has ended
     monkeypatch.setattr(worker, "PAUSE_S", 0.01)
 
 
@@ -76,17 +81,21 @@ def run(tmp_path, resolved) -> RunDir:
     return made
 
 
-def words(run: RunDir, *more: str) -> list[str]:
+def words(run: RunDir, *more: str, on: str = "tpu") -> list[str]:
     given = list(more) or ["--config", str(run.path / "launch/config.json")]
     given += ["--workdir", str(run.path), "--launch", ID, "--name", "pit"]
-    return [*given, "--project", "my-project", "--zone", "us-west4-a"]
+    return given if on == "gke" else [*given, "--project", "my-project", "--zone", "us-west4-a"]
 
 
-def ends(monkeypatch, code: int | Exception, says: bool = True):
-    """A supervisor that ends at once, having said so in status.json unless not `says`."""
+def ends(monkeypatch, *outcomes: int | Exception, says: bool = True):
+    """A supervisor that ends at once, having said so in status.json unless not `says`.
+
+    Each try has an outcome, and all after them the last one.
+    """
     calls = []
 
     def supervise(plan, run, limits, name, launch, leads):
+        code = outcomes[min(len(calls), len(outcomes) - 1)]
         calls.append((plan(1), limits, name, leads))
         if isinstance(code, Exception):
             raise code
@@ -130,6 +139,29 @@ def test_a_machine_that_is_no_worker_is_refused(monkeypatch):
             worker.number_and_slice()
 
 
+def test_metadata_that_is_late_is_waited_for(monkeypatch):
+    env = "MEGASCALE_SLICE_ID: '3'\n"
+    with metadata(deaf=worker.ATTEMPTS - 1, agent_worker_number="2", tpu_env=env) as host:
+        monkeypatch.setenv(worker.HOST, host)
+        assert worker.number_and_slice() == (2, 3)
+
+
+def test_without_an_answer_nobody_is_the_first_worker(monkeypatch, service, run):
+    calls = ends(monkeypatch, 0)
+    with metadata(deaf=worker.ATTEMPTS, agent_worker_number="0", tpu_env="x") as host:
+        monkeypatch.setenv(worker.HOST, host)
+        with pytest.raises(SystemExit) as ended:
+            worker.main(words(run))
+        assert ended.value.code == 5  # not 0: it is started again
+        # The number has come by now, the slice has not.
+        with pytest.raises(PitError, match="does not say tpu-env"):
+            worker.number_and_slice()
+    monkeypatch.setenv(worker.HOST, host)  # nobody listens there any more
+    with pytest.raises(PitError, match="does not say agent-worker-number"):
+        worker.number_and_slice()
+    assert calls == service.calls == []
+
+
 # What it starts --------------------------------------------------------------------------
 
 
@@ -157,123 +189,68 @@ def test_it_works_through_a_shard_of_a_sweep(monkeypatch, service, machine, run)
     ]
 
 
-# Its end ---------------------------------------------------------------------------------
+# The directory ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", [0, 2, 3, 4, 5, 1, 134])
-def test_the_leader_deletes_its_own_resource_at_the_end(monkeypatch, service, machine, run, code):
+def test_a_directory_of_another_launch_is_left_as_it_is(monkeypatch, service, machine, run):
+    """The resource is of no use and goes."""
     machine(0)
     service.add(asked())
-    ends(monkeypatch, code)
-    assert work(run) == code
-    assert service.state("pit") == "DELETING"
-
-
-@pytest.mark.parametrize("code", [75, 130])
-def test_who_is_told_to_stop_deletes_nothing(monkeypatch, service, machine, run, code):
-    machine(0)
-    service.add(asked())
-    ends(monkeypatch, code)
-    assert work(run) == code
-    assert service.calls == []
-    assert not run.status()["final"]
-
-
-@pytest.mark.parametrize(("number", "slice_number"), [(1, 0), (0, 1)])
-def test_the_others_delete_nothing(monkeypatch, service, machine, run, number, slice_number):
-    machine(number, slice_number)
-    service.add(asked())
-    ends(monkeypatch, 3)
-    assert work(run) == 3
-    assert service.calls == []
-    assert run.status() == {}
-
-
-def test_a_second_boot_after_the_end_only_deletes(monkeypatch, service, machine, run):
-    machine(0)
-    service.add(asked())
-    run.write_status(state="done", exit_code=0, final=True, launch=ID)
-    calls = ends(monkeypatch, 0)
-    assert work(run) == 0
-    assert calls == []
-    assert service.state("pit") == "DELETING"
-
-
-def test_the_end_of_an_earlier_launch_is_not_ours(monkeypatch, service, machine, run):
-    machine(0)
-    run.write_status(state="failed", exit_code=2, final=True, launch="f" * 12)
-    ends(monkeypatch, 0)
-    assert work(run) == 0
-    assert run.status()["launch"] == ID
-
-
-def test_a_config_that_cannot_be_is_the_end(service, machine, run):
-    machine(0)
-    service.add(asked())
-    run.write("launch/config.json", '{"model": {"depht": 3}}')
-    assert work(run) == 2
-    status = run.status()
-    assert (status["state"], status["exit_code"], status["final"]) == ("failed", 2, True)
-    assert "depht" in status["reason"]
-    assert service.state("pit") == "DELETING"
-
-
-def test_storage_that_stays_away_is_tried_again_and_then_the_end(
-    monkeypatch, service, machine, run
-):
-    machine(0)
-    service.add(asked())
-    calls = ends(monkeypatch, StorageError("gs://bucket could not be read"))
-    assert work(run) == 5
-    assert len(calls) == worker.ATTEMPTS
-    assert run.status()["reason"] == "gs://bucket could not be read"
-    assert service.state("pit") == "DELETING"
-
-
-def test_a_bug_of_the_supervisor_leaves_no_machine_behind(
-    monkeypatch, service, machine, run, capsys
-):
-    machine(0)
-    service.add(asked())
-    ends(monkeypatch, RuntimeError("a bug"))
-    assert work(run) == 1
-    assert run.status()["reason"] == "RuntimeError: a bug"
-    assert "Traceback" in capsys.readouterr().err
-    assert service.state("pit") == "DELETING"
-
-
-@pytest.mark.parametrize(("holder", "state"), [("f" * 12, "DELETING"), (ID, "CREATING")])
-def test_a_directory_of_another_is_left_as_it_is(monkeypatch, service, machine, run, holder, state):
-    """A resource of no use goes; not one that another supervisor of this launch may run on."""
-    machine(0)
-    service.add(asked())
-    run.write_status(state="running", final=False, launch=holder)
-    ends(monkeypatch, ConfigError("is being written by host, process 7"))
+    run.write_status(state="running", final=False, launch="f" * 12)
+    calls = ends(monkeypatch, ConfigError("is being written by host, process 7"))
     before = run.status()
     assert work(run) == 2
+    assert len(calls) == 1
     assert run.status() == before
-    assert service.state("pit") == state
-
-
-def test_a_deletion_is_tried_again(monkeypatch, service, machine, run, capsys):
-    machine(0)
-    service.add(asked())
-    monkeypatch.setattr("pit_jax.launch.queue.PATIENCE_S", 0.01)
-    service.fail("DeleteQueuedResource", grpc.StatusCode.INTERNAL, times=2)
-    ends(monkeypatch, 0)
-    assert work(run) == 0
     assert service.state("pit") == "DELETING"
-    assert capsys.readouterr().err.count("was not deleted") == 2
 
 
-def test_a_deletion_that_is_forbidden_says_which_role(monkeypatch, service, machine, run, capsys):
+def test_a_lease_of_the_same_launch_is_waited_for(monkeypatch, service, machine, run):
     machine(0)
     service.add(asked())
-    service.fail("DeleteQueuedResource", grpc.StatusCode.PERMISSION_DENIED, "no", times=9)
-    ends(monkeypatch, 3)
-    assert work(run) == 3
-    assert "roles/tpu.admin" in capsys.readouterr().err
-    assert service.count("DeleteQueuedResource") == 1
+    run.write_status(state="running", final=False, launch=ID)
+    held = ConfigError("is being written by host, process 7")
+    calls = ends(monkeypatch, held, held, 0)
+    assert work(run) == 0
+    assert len(calls) == 3
+    assert run.status()["final"]
+    assert service.state("pit") == "DELETING"
+
+
+def test_a_lease_that_the_same_launch_keeps_ends_nothing(monkeypatch, service, machine, run):
+    machine(0)
+    service.add(asked())
+    run.write_status(state="running", final=False, launch=ID)
+    calls = ends(monkeypatch, ConfigError("is being written by host, process 7"))
+    before = run.status()
+    with pytest.raises(SystemExit) as ended:
+        worker.main(words(run))
+    assert ended.value.code == 5  # neither 0 nor one of pod.FINAL_CODES: it is started again
+    assert len(calls) == worker.ATTEMPTS
+    assert run.status() == before
+    assert service.calls == []
+
+
+@pytest.mark.parametrize("status", [{}, {"state": "running", "launch": ID, "final": False}])
+def test_a_worker_is_no_stranger_to_itself(monkeypatch, service, machine, run, status):
+    """The lease was written, only the answer was lost: the next try finds its own."""
+    machine(0)
+    if status:
+        run.write_status(**status)
+    replace, lost = lease_store.Disk.replace, [True]
+
+    def losing(self, content, version):
+        done = replace(self, content, version)
+        if lost and lost.pop():
+            raise StorageError("lease.json could not be written")
+        return done
+
+    monkeypatch.setattr(lease_store.Disk, "replace", losing)
+    plan = [Process([sys.executable, "-c", ""])]
+    limits = Limits(retries=0, hang_s=0, poll_s=0.01)
+    monkeypatch.setattr(worker, "_plan", lambda args, run: (lambda _: plan, limits))
+    assert work(run) == 0
+    assert run.status()["state"] == "done"
 
 
 # The whole of it -------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 What is known of a launch is shown, see known.py, and what is out of reach is said.
 """
 
-import concurrent.futures
 import contextlib
 import datetime
 import sys
@@ -11,108 +10,16 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import rich.box
-import rich.console
-import rich.markup
-import rich.table
-
 from pit_jax import files
 from pit_jax.errors import ConfigError, PitError
-from pit_jax.launch import records, upload
-from pit_jax.launch.known import UNKNOWN, Known, ask_cloud, find, read_run, record_of
+from pit_jax.launch import listing, records, upload
+from pit_jax.launch.known import UNKNOWN, Known, find, record_of
+from pit_jax.launch.listing import age, since, steps
 from pit_jax.metrics import duration
 from pit_jax.rundir import RunDir
-from pit_jax.study.progress import Progress
 
 FOLLOW_S, FOLLOW_IN_A_BUCKET_S = 1.0, 15.0
 _FIRST = ("slice-0-worker-0", "process-0")  # whose log is shown
-_SHORT = {"WAITING_FOR_RESOURCES": "WAITING"}
-
-
-# list ----------------------------------------------------------------------------------
-
-
-def list(args: Any) -> None:
-    """Prints a table of every launch that this machine or the cloud knows of."""
-    found = [Known(record) for record in records.all_of(args.project, args.zone)]
-    notes = ask_cloud(found, args.project, args.zone)
-    if found:
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            for _ in pool.map(read_run, found):
-                pass
-        found.sort(key=lambda one: str(one.record.get("created") or "~"))
-        _console().print(_table(found))
-        notes += [note for one in found for note in one.notes]
-    else:
-        print("no launches are known here; --project and --zone look in the cloud")
-    for note in dict.fromkeys(notes):
-        print(f"note: {note}")
-
-
-def _table(found: Sequence[Known]) -> rich.table.Table:
-    box = rich.box.SIMPLE_HEAD
-    table = rich.table.Table(box=box, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("name", overflow="fold", min_width=12)
-    for head in ("accelerator", "resource", "run"):
-        table.add_column(head, no_wrap=True)
-    for head in ("step", "result", "age"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for one in found:
-        slices = one.record.get("slices") or 1
-        accelerator = str(one.record.get("accelerator") or "")
-        cells = (
-            str(one.record["name"]),
-            f"{slices}x {accelerator}" if slices != 1 else accelerator,
-            _SHORT.get(one.state, one.state),
-            one.run_state,
-            _steps(one.progress),
-            _result(one.progress),
-            _age(one.record.get("created")),
-        )
-        table.add_row(*(rich.markup.escape(files.printable(cell)) for cell in cells))
-    return table
-
-
-def _steps(progress: Progress | None) -> str:
-    if progress is None or not (progress.step or progress.total):
-        return ""
-    return f"{_count(progress.step)}/{_count(progress.total) if progress.total else '?'}"
-
-
-def _count(number: int) -> str:
-    """ "950", "12.5k", "1.25M"."""
-    for size, unit in ((1_000_000, "M"), (10_000, "k")):
-        if number >= size:
-            return f"{number / (1000 if unit == 'k' else size):.4g}{unit}"
-    return str(number)
-
-
-def _result(progress: Progress | None) -> str:
-    """ "97.2 %" is an accuracy; without an evaluation the training loss."""
-    if progress is None:
-        return ""
-    if found := progress.main():
-        name, value = found
-        return f"{100 * value:.1f} %" if name == "accuracy" else f"{name} {value:.4g}"
-    return "" if progress.loss is None else f"loss {progress.loss:.3g}"
-
-
-def _age(stamp: Any) -> str:
-    """ "5 min", "3.2 h", "12 d" since an ISO date."""
-    seconds = _since(stamp)
-    if seconds is None:
-        return ""
-    if seconds < 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} d"
-
-
-def _since(stamp: Any) -> float | None:
-    try:
-        then = datetime.datetime.fromisoformat(stamp)
-        return max(0.0, (datetime.datetime.now(datetime.UTC) - then).total_seconds())
-    except (TypeError, ValueError):  # none, or one without a zone
-        return None
 
 
 # status --------------------------------------------------------------------------------
@@ -128,7 +35,7 @@ def status(args: Any) -> None:
         ("launch", f"{record['name']} ({record.get('id', UNKNOWN)})"),
         ("target", ", ".join(map(str, filter(None, [record["target"], *where])))),
         ("accelerator", _booked(record)),
-        ("created", f"{record.get('created', UNKNOWN)}, {_age(record.get('created'))} ago"),
+        ("created", f"{record.get('created', UNKNOWN)}, {age(record.get('created'))} ago"),
         ("resource", one.state + (f": {one.reason}" if one.reason else "")),
         ("work directory", record["workdir"]),
     ]
@@ -138,9 +45,9 @@ def status(args: Any) -> None:
         rows.append(("run", f"{one.run_state}{code}{final}"))
     if said.get("reason"):
         rows.append(("because", said["reason"]))
-    if progress and (steps := _steps(progress)):
+    if progress and (far := steps(progress)):
         left = progress.left_s() if one.state == "ACTIVE" else None
-        rows.append(("step", steps + (f", about {duration(left)} left" if left else "")))
+        rows.append(("step", far + (f", about {duration(left)} left" if left else "")))
     if progress and progress.loss is not None:
         rows.append(("loss", f"{progress.loss:.4g}"))
     for name, value in (progress.evaluation if progress else {}).items():
@@ -170,8 +77,8 @@ def _beats(one: Known) -> Iterable[tuple[str, str]]:
             path = run.path / "heartbeat.json"
             beat = files.read_json(path) if path.exists() else None
         if isinstance(beat, dict):
-            age = _since(beat.get("time"))
-            ago = "" if age is None else f"{duration(age)} ago, "
+            seconds = since(beat.get("time"))
+            ago = "" if seconds is None else f"{duration(seconds)} ago, "
             yield "heartbeat", f"{ago}step {beat.get('step')}, attempt {beat.get('attempt')}"
     with contextlib.suppress(PitError):
         if names := _logs(run):
@@ -230,7 +137,7 @@ def added(before: Sequence[str], after: Sequence[str]) -> Sequence[str]:
     return after
 
 
-def _log(run: RunDir, worker: str | None) -> "Sequence[str] | None":
+def _log(run: RunDir, worker: str | None) -> Sequence[str] | None:
     """The lines of a worker's log; None if there is none."""
     name = worker
     if name is None:
@@ -248,7 +155,7 @@ def _log(run: RunDir, worker: str | None) -> "Sequence[str] | None":
         return path.read_bytes().decode(errors="replace").splitlines()
 
 
-def _logs(run: RunDir) -> "Sequence[str]":
+def _logs(run: RunDir) -> Sequence[str]:
     """Whose logs there are."""
     folder = run.path / "logs"
     with files.told(folder, "read"):
@@ -272,23 +179,19 @@ def stop(args: Any) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     run = RunDir(record["workdir"])
     try:  # first, so that no watcher creates it again
-        with files.told(run.path, "read"):
-            found = upload.record(run)
-        if found.get("id") == record.get("id") and found:
-            upload.write_record(run, **{**found, "stopped": now})
+        upload.note(run, record.get("id"), stopped=now)
     except PitError as error:
         print(f"note: a watcher may create it again: {error}", file=sys.stderr)
     if record["target"] == "gke":
         from pit_jax.launch import gke
 
-        there = gke.delete(record)
+        kind, there = "JobSet", gke.delete(record)
     else:
         from pit_jax.launch import queue
 
-        there = queue.Client(record["project"], record["zone"]).delete(name, record.get("id", ""))
-        print(
-            f"{name} is being deleted" if there else f"{name}: there is no resource of it any more"
-        )
+        client = queue.Client(record["project"], record["zone"])
+        kind, there = "resource", client.delete(name, record.get("id", ""))
+    print(f"{name} is being deleted" if there else f"{name}: there is no {kind} of it any more")
     records.note(record, stopped=now)
     print(f"its run stays in {run.path}, and the same launch again goes on with it")
 
@@ -322,5 +225,4 @@ def watch(args: Any) -> None:
         raise ConfigError(f"given up: {', '.join(given_up)}")
 
 
-def _console() -> rich.console.Console:
-    return rich.console.Console(highlight=False)
+ACTIONS = {"list": listing.show, "status": status, "logs": logs, "stop": stop, "watch": watch}

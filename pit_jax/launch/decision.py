@@ -8,6 +8,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 60.0, 1800.0
 MOST = 20  # recreations without a new checkpoint between them
 GRACE_S = 120.0  # for worker 0 to write its log and delete its resource by itself
 STUCK_S = 1800.0  # without a new heartbeat, until an ACTIVE resource is reported
+LOST_S = 7200.0  # and until it is created again; bringing its data may take an hour
 _ABSENT = 3  # looks that find nothing, until that is believed
 # Of google.rpc.Code: the same request would fail again. 3 invalid, 5 not found, 7 permission.
 _FOR_GOOD = (3, 5, 7)
@@ -27,6 +28,8 @@ class Seen:
         `ended_s` seconds already.
       step: a measure of how far the run is that grows with what is saved.
       quiet_s: seconds since the heartbeat, or the resource's state, last changed.
+      given_back: why its first worker deleted the resource of a run that has not ended, as it
+        does where the start-up failed.
     """
 
     reached: bool = True
@@ -35,6 +38,7 @@ class Seen:
     ended_s: float = 0.0
     step: int = 0
     quiet_s: float = 0.0
+    given_back: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +80,8 @@ def decide(seen: Seen, history: History) -> Decision:
     if found is None:
         if history.pending:
             return _again(seen, history, "it is gone")
+        if seen.given_back:
+            return _again(seen, history, seen.given_back)
         if history.absent < _ABSENT:
             return Decision(WAIT)
         return Decision(GIVE_UP, "its resource is gone, though the run has not ended")
@@ -88,8 +94,11 @@ def decide(seen: Seen, history: History) -> Decision:
         if found.by_user:
             return Decision(GIVE_UP, "somebody suspended it")
         return _again(seen, history, "it was SUSPENDED, as preempted ones are")
+    quiet = f"no new heartbeat for {seen.quiet_s / 60:.0f} min"
+    if found.state == "ACTIVE" and seen.quiet_s > LOST_S:
+        return _again(seen, history, f"it is ACTIVE, with {quiet}")
     if found.state == "ACTIVE" and seen.quiet_s > STUCK_S:
-        return Decision(STUCK, f"no new heartbeat for {seen.quiet_s / 60:.0f} min")
+        return Decision(STUCK, quiet)
     return Decision(WAIT)
 
 

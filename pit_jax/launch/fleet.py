@@ -1,12 +1,13 @@
 """The launches of a sweep's points: a limited number alive, until all are done."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pit_jax.errors import EXIT_INTERRUPTED, PitError, Stopped
-from pit_jax.launch import queue, tpu, upload, watch
+from pit_jax.errors import EXIT_INTERRUPTED, ConfigError, PitError, Stopped, StorageError
+from pit_jax.launch import queue, records, tpu, upload, watch
 from pit_jax.launch.decision import MOST, pause_s
 from pit_jax.launch.request import Request
 from pit_jax.rundir import RunDir
@@ -18,15 +19,20 @@ from pit_jax.study.sweepdir import SweepDir
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """One launch to be: its request and what it uploads."""
+    """One launch to be: its request, what it uploads, and what launch.json says besides."""
 
     asked: Request
     files: tpu.Contents
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
 class Job:
-    """A point and what became of it."""
+    """A point and what became of it.
+
+    Attributes:
+      unsure: whether it may have a resource, since the answer to its creation was lost.
+    """
 
     point: Point
     planned: Planned
@@ -34,12 +40,17 @@ class Job:
     state: str = WAITING
     note: str = ""
     watched: watch.Launch | None = None
+    unsure: bool = False
     refusals: int = 0
     not_before: float = 0.0
 
     @property
     def name(self) -> str:
         return f"point {self.point.index} ({self.point.label})"
+
+    @property
+    def alive(self) -> bool:
+        return self.state == RUNNING or (self.state == WAITING and self.unsure)
 
 
 class Fleet:
@@ -76,18 +87,14 @@ class Fleet:
           Stopped: after Ctrl-C.
         """
         try:
-            asked = self.jobs[0].planned.asked
-            found = queue.Client(asked.project, asked.zone).list()
-            there = {resource.name: resource.launch for resource in found if resource.launch}
-            for job in self.jobs:
-                self._take_up(job, there)
+            self._take_up()
             while self._step():
                 self._sleep(watch.POLL_S)
         except KeyboardInterrupt:
-            alive = [job for job in self.jobs if job.state == RUNNING]
+            alive = sum(job.alive for job in self.jobs)
             raise Stopped(
                 EXIT_INTERRUPTED,
-                f"{len(alive)} launches go on by themselves; the same command again looks after"
+                f"{alive} launches go on by themselves; the same command again looks after"
                 " them and starts the others",
             ) from None
         board.plan([job.point for job in self.jobs], [job.state for job in self.jobs])
@@ -102,33 +109,29 @@ class Fleet:
         """Looks at what is alive and starts what may start; whether anything is left."""
         for job in self.jobs:
             if job.state == RUNNING and job.watched.look():
-                self._ended(job)
+                with contextlib.suppress(StorageError):  # then it is asked again
+                    self._ended(job)
         for job in self.jobs:
             if job.state == WAITING:
                 self._consider(job)
         return any(job.state in (RUNNING, WAITING) for job in self.jobs)
 
-    def _take_up(self, job: Job, there: Mapping[str, str]) -> None:
-        """What an earlier start of this command has left.
-
-        Args:
-          there: the resources that exist: name → launch.
-        """
-        job.state = DONE if self._directory.is_done(job.point) else WAITING
-        record = upload.record(job.run)
-        if not record or record.get("target") != "tpu":
-            return
-        if there.get(record.get("name")) == record.get("id"):
-            self._watch(job, record)  # which deletes it if its run has ended
-        elif job.state == WAITING and not upload.ended(job.run, record):
-            if not (record.get("watch") or {}).get("pending"):  # killed before it was created
-                client = queue.Client(record["project"], record["zone"])
-                client.create(Request.from_json(record.get("request")))
-            self._watch(job, record)
+    def _take_up(self) -> None:
+        """What an earlier start of this command has left: whatever is alive counts from now on."""
+        left = [(job, upload.record(job.run)) for job in self.jobs]
+        first = self.jobs[0].planned.asked
+        places = {(first.project, first.zone)}
+        places |= {(one["project"], one["zone"]) for _, one in left if _is_ours(one)}
+        there = {found.launch for place in sorted(places) for found in queue.Client(*place).list()}
+        for job, record in left:
+            if _is_ours(record) and record.get("id") in there:
+                self._watch(job, record)  # which deletes it if its run has ended
+            elif self._directory.is_done(job.point):
+                job.state = DONE
 
     def _watch(self, job: Job, record: Mapping[str, Any]) -> None:
         job.watched = watch.Launch(record, self._say, self._clock)
-        job.state = RUNNING
+        job.state, job.unsure = RUNNING, False
 
     def _consider(self, job: Job) -> None:
         states = {other.point.index: other.state for other in self.jobs}
@@ -136,24 +139,48 @@ class Fleet:
         if bad := [label for label, state in needs.items() if state in (FAILED, SKIPPED)]:
             job.state, job.note = SKIPPED, f"it starts from {bad[0]}, which did not end well"
             return
-        alive = sum(other.state == RUNNING for other in self.jobs)
+        alive = sum(other.alive for other in self.jobs)
         ready = all(state == DONE for state in needs.values())
-        if not ready or alive >= self._at_once or self._clock() < job.not_before:
+        if not ready or self._clock() < job.not_before:
+            return
+        if not job.alive and alive >= self._at_once:
             return
         try:
-            upload.check_free(job.run, job.point.config, tpu.alive)
-            record = tpu.create(job.run, job.planned.asked, job.planned.files)
-        except (queue.Exhausted, queue.Unreachable) as error:
+            self._watch(job, self._created(job))
+        except (queue.Exhausted, queue.NoLogin, queue.Unreachable, StorageError) as error:
+            if isinstance(error, queue.Exhausted):
+                job.unsure = False
+            elif isinstance(error, queue.Unreachable):
+                job.unsure = True
             self._later(job, error)
         except PitError as error:
             job.state, job.note = FAILED, str(error)
             self._say(f"{job.name}: {error}")
-        else:
+
+    def _created(self, job: Job) -> Mapping[str, Any]:
+        """The point's launch: the one that was written down before, as long as it has not ended.
+
+        That may be there or not; asking for it again makes no second one.
+        """
+        before = upload.record(job.run)
+        ended = upload.ended(job.run, before)
+        if not _is_ours(before) or (ended and before.get("id") != job.planned.asked.id):
+            upload.check_free(job.run, job.point.config, tpu.alive)
+            planned = job.planned
+            record = tpu.create(job.run, planned.asked, planned.files, **planned.more)
             self._say(f"{job.name}: created {record['name']}")
-            self._watch(job, record)
+            return record
+        pending = (before.get("watch") or {}).get("pending")  # its watcher creates it
+        if ended or pending or _is_there(before):
+            return before
+        with upload.recorded(job.run, **before) as record:
+            client = queue.Client(record["project"], record["zone"])
+            client.create(Request.from_json(record.get("request")))
+        self._say(f"{job.name}: created {record['name']}")
+        return record
 
     def _later(self, job: Job, error: PitError) -> None:
-        if job.refusals >= MOST:
+        if job.refusals >= MOST and not job.unsure:
             job.state, job.note = FAILED, str(error)
             return
         pause = pause_s(job.refusals)
@@ -167,3 +194,16 @@ class Fleet:
         else:
             job.state, job.note = FAILED, job.watched.reason
         self._say(f"{job.name}: {job.state}")
+
+
+def _is_ours(record: Mapping[str, Any]) -> bool:
+    """Whether a launch.json is of a queued resource and says where that is."""
+    return record.get("target") == "tpu" and records.is_whole(record)
+
+
+def _is_there(record: Mapping[str, Any]) -> bool:
+    """Raises Unreachable if that cannot be told, for whatever reason: it is no refusal."""
+    try:
+        return tpu.alive(record)
+    except ConfigError as error:
+        raise queue.Unreachable(str(error)) from None

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from pit_jax.errors import ConfigError, PitError
+from pit_jax.launch import cloud_errors
+from pit_jax.launch.cloud_errors import LOGIN, Exists, Missing, NoLogin, Unreachable
+from pit_jax.launch.cloud_errors import Exhausted as Exhausted
 from pit_jax.launch.request import LABEL, NAME_LABEL, Request
 
 ENDPOINT = "PIT_JAX_TPU_ENDPOINT"  # HOST:PORT on loopback, for tests
@@ -23,19 +26,8 @@ CALL_S = 30.0  # for one call to be answered
 PATIENCE_S = 90.0  # for a call that fails for a while
 OPERATION_S = 60.0  # until a creation has been looked at; the resource itself says the rest
 _DELETING = "DELETING"
-_LOGIN = "gcloud auth application-default login"
 
 T = TypeVar("T")
-
-
-class Unreachable(PitError):
-    """Cloud TPU did not answer for a while; the same call may succeed later (exit code 5)."""
-
-    exit_code = 5
-
-
-class Exhausted(ConfigError):
-    """The project's quota, or what the zone has, is used up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +67,8 @@ class Client:
     Raises:
       ConfigError: if the client library or credentials are missing; from every method for
         what the service refuses for good.
+      NoLogin: from every method, if the credentials were taken back.
+      Exhausted: from `create`.
       Unreachable: from every method, if the service does not answer in time.
     """
 
@@ -102,34 +96,38 @@ class Client:
             "request_id": str(uuid.uuid4()),
         }
         try:
-            begun = self._call(self._client.create_queued_resource, call, asked.name)
-        except _Exists:
+            begun = self._call(self._client.create_queued_resource, call, asked.name, True)
+            if not self._is_done(begun):
+                return self._created(asked)
+            with self._told(asked.name, creating=True):
+                done = begun.result(timeout=0)
+        except Exists:
             return self._known(asked)
-        try:
-            done = self._result(begun, asked.name)
-        except _Exists:
-            return self._known(asked)
-        return _resource(done) if done is not None and done.name else self._created(asked)
+        return _resource(done) if done.name else self._created(asked)
 
-    def _result(self, begun: Any, name: str) -> Any:
-        """What an operation ends with; None if that takes long or it cannot be looked at.
+    def _is_done(self, begun: Any) -> bool:
+        """Whether an operation ends soon; False too if it cannot be looked at.
 
         It was taken then, and what becomes of it, the resource says.
         """
+        from google.api_core.exceptions import GoogleAPIError
+        from google.auth.exceptions import GoogleAuthError
+
         ends, pause = time.monotonic() + OPERATION_S, self._pause_s
-        with self._told(name):
-            try:
-                while not self._retry(OPERATION_S)(begun.done)():
-                    if time.monotonic() + pause > ends:
-                        return None
-                    time.sleep(pause)
-                    pause = min(2 * pause, 10.0)
-            except (*_transient(), _exceptions().RetryError):
-                return None
-            return begun.result(timeout=0)
+        with contextlib.suppress(GoogleAPIError, GoogleAuthError):
+            while not self._retry(OPERATION_S)(begun.done)():
+                if time.monotonic() + pause > ends:
+                    return False
+                time.sleep(pause)
+                pause = min(2 * pause, 10.0)
+            return True
+        return False
 
     def _created(self, asked: Request) -> Resource:
-        return self.get(asked.name) or Resource(asked.name, "CREATING", asked.id, asked.name)
+        with contextlib.suppress(PitError):  # it was taken, whether or not it can be seen
+            if found := self.get(asked.name):
+                return found
+        return Resource(asked.name, "CREATING", asked.id, asked.name)
 
     def _known(self, asked: Request) -> Resource:
         found = self.get(asked.name)
@@ -150,7 +148,7 @@ class Client:
         path = f"{self.parent}/queuedResources/{name}"
         try:
             return _resource(self._call(self._client.get_queued_resource, {"name": path}, name))
-        except _Missing:
+        except Missing:
             return None
 
     def list(self) -> list[Resource]:
@@ -161,7 +159,7 @@ class Client:
 
         try:
             return [_resource(one) for one in self._call(read, {"parent": self.parent})]
-        except _Missing:
+        except Missing:
             return []
 
     def delete(self, name: str, launch: str) -> bool:
@@ -186,96 +184,52 @@ class Client:
         call = {"name": path, "force": True, "request_id": str(uuid.uuid4())}
         try:
             self._call(self._client.delete_queued_resource, call, name)
-        except _Missing:
+        except Missing:
             return False
         return True
 
     # Calling --------------------------------------------------------------------------
 
-    def _retry(self, patience_s: float) -> Any:
+    def _retry(self, patience_s: float, creating: bool = False) -> Any:
         from google.api_core.retry import Retry
 
         return Retry(
-            predicate=lambda error: isinstance(error, _transient()) and not _no_login(error),
+            predicate=lambda error: cloud_errors.is_transient(error, creating),
             initial=self._pause_s,
             maximum=max(10.0, self._pause_s),
             multiplier=2.0,
             timeout=patience_s,
         )
 
-    def _call(self, method: Callable[..., T], request: dict[str, Any], name: str = "") -> T:
-        retry = self._retry(self._patience_s)
-        with self._told(name):
+    def _call(
+        self,
+        method: Callable[..., T],
+        request: dict[str, Any],
+        name: str = "",
+        creating: bool = False,
+    ) -> T:
+        retry = self._retry(self._patience_s, creating)
+        with self._told(name, creating):
             return retry(method)(request=request, timeout=CALL_S, retry=None)
 
     @contextlib.contextmanager
-    def _told(self, name: str) -> Iterator[None]:
+    def _told(self, name: str, creating: bool = False) -> Iterator[None]:
         """Errors of the library as ours."""
+        from google.api_core.exceptions import GoogleAPIError, RetryError
         from google.auth.exceptions import GoogleAuthError
 
-        exceptions = _exceptions()
         try:
             yield
-        except exceptions.RetryError as error:
-            raise self._error(error.cause or error, name) from None
-        except (exceptions.GoogleAPIError, GoogleAuthError) as error:
-            raise self._error(error, name) from None
-
-    def _error(self, error: Any, name: str) -> Exception:
-        exceptions = _exceptions()
-        from google.auth.exceptions import GoogleAuthError
-
-        said = _line(getattr(error, "message", None) or str(error))
-        place = f"{self.project}, {self.zone}"
-        if isinstance(error, exceptions.NotFound):
-            return _Missing(said)
-        if isinstance(error, exceptions.AlreadyExists):
-            return _Exists(said)
-        if isinstance(error, GoogleAuthError | exceptions.Unauthenticated) or _no_login(error):
-            return ConfigError(f"your Google Cloud credentials are not taken: {_LOGIN} ({said})")
-        if isinstance(error, exceptions.ResourceExhausted):
-            metric = re.search(r"[A-Za-z0-9.]+(?:/[A-Za-z0-9_]+|PerProject[A-Za-z]+)", said)
-            which = f" {metric[0]}" if metric else ""
-            return Exhausted(
-                f"the quota{which} of {place} is used up: ask for more in the console (IAM &"
-                f' Admin, Quotas, "Cloud TPU API"), or another --zone or --spot ({said})'
-            )
-        disabled = "has not been used" in said or "SERVICE_DISABLED" in said or "disabled" in said
-        if isinstance(error, exceptions.PermissionDenied) and disabled:
-            return ConfigError(
-                f"the Cloud TPU API is off in {self.project}: gcloud services enable"
-                f" tpu.googleapis.com --project {self.project}"
-            )
-        if isinstance(error, exceptions.PermissionDenied):
-            return ConfigError(
-                f"no permission in {place}: the account needs roles/tpu.admin, and"
-                f" roles/iam.serviceAccountUser on the workers' service account ({said})"
-            )
-        if isinstance(error, exceptions.InvalidArgument | exceptions.OutOfRange):
-            return ConfigError(
-                f"Cloud TPU refuses {name or 'this'} in {place}: {said}; what a zone has:"
-                " cloud.google.com/tpu/docs/regions-zones"
-            )
-        if isinstance(error, _transient()):
-            return Unreachable(f"Cloud TPU was not reached ({said}): try again later")
-        if isinstance(error, exceptions.ServerError | exceptions.RetryError):
-            return Unreachable(f"Cloud TPU failed ({said}): try again later")
-        return ConfigError(f"Cloud TPU refuses {name or 'this'} in {place}: {said}")
-
-
-class _Missing(ConfigError):
-    pass
-
-
-class _Exists(ConfigError):
-    pass
+        except (GoogleAPIError, GoogleAuthError) as error:
+            cause = error.cause if isinstance(error, RetryError) and error.cause else error
+            raise cloud_errors.explained(cause, creating, name, self.project, self.zone) from None
 
 
 def _connect(channel: Any) -> Any:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or its own log lines reach the user
     try:
         import grpc
-        from google.auth.exceptions import GoogleAuthError
+        from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
         from google.cloud import tpu_v2
         from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport
     except ImportError:
@@ -293,29 +247,10 @@ def _connect(channel: Any) -> Any:
         return tpu_v2.TpuClient(transport=TpuGrpcTransport(channel=channel))
     try:
         return tpu_v2.TpuClient()
-    except GoogleAuthError:
-        raise ConfigError(f"there are no Google Cloud credentials here: {_LOGIN}") from None
-
-
-def _exceptions() -> Any:
-    from google.api_core import exceptions
-
-    return exceptions
-
-
-def _transient() -> tuple[type[Exception], ...]:
-    exceptions = _exceptions()
-    return (exceptions.ServiceUnavailable, exceptions.DeadlineExceeded, exceptions.GatewayTimeout)
-
-
-def _no_login(error: Exception) -> bool:
-    """Whether credentials could not be renewed, which gRPC calls unavailable."""
-    return "metadata from plugin failed" in str(error)
-
-
-def _line(text: str) -> str:
-    """What the service says, on one line."""
-    return " ".join(text.split())[:300].rstrip(". ")
+    except DefaultCredentialsError:
+        raise NoLogin(f"there are no Google Cloud credentials here: {LOGIN}") from None
+    except GoogleAuthError as error:
+        raise Unreachable(f"Cloud TPU was not reached ({cloud_errors.line(str(error))})") from None
 
 
 def _resource(found: Any) -> Resource:
@@ -323,7 +258,7 @@ def _resource(found: Any) -> Resource:
     node = specs[0].node if specs else None
     labels = dict(node.labels) if node else {}
     state, error = found.state, found.state.failed_data.error
-    reason = _line(error.message) if error.code else ""
+    reason = cloud_errors.line(error.message) if error.code else ""
     return Resource(
         name=found.name.rpartition("/")[2],
         state=state.state.name,

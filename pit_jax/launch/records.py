@@ -8,12 +8,13 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pit_jax import files
-from pit_jax.errors import ConfigError
+from pit_jax.errors import ConfigError, PitError
 
 _KEYS = ("name", "target", "workdir")
 _OF_TPU = ("project", "zone")  # where its queued resource is
@@ -29,24 +30,33 @@ def keep(made: Mapping[str, Any]) -> None:
     """Notes a launch: fields of launch.json, and perhaps more.
 
     A launch of the same name in another place stays beside it.
-
-    Raises:
-      StorageError: if the file cannot be written.
     """
     kept = {name: value for name, value in made.items() if name not in _LEFT_OUT}
-    path = folder() / f"{made['name']}.json"
-    if (there := _read(path)) and _place(there) != _place(made):
-        where = re.sub("[^a-z0-9]+", "-", ".".join(map(str, _place(made)[1:])))
-        path = folder() / f"{made['name']}.{where}.json"
-    files.write(path, json.dumps(kept, indent=1) + "\n")
+    with _told(made):
+        path = folder() / f"{made['name']}.json"
+        if (there := _read(path)) and _place(there) != _place(made):
+            where = re.sub("[^a-z0-9]+", "-", ".".join(map(str, _place(made)[1:])))
+            path = folder() / f"{made['name']}.{where}.json"
+        files.write(path, json.dumps(kept, indent=1) + "\n")
 
 
 def note(record: Mapping[str, Any], **fields: Any) -> None:
     """Adds to what is known of a launch; of one that was made elsewhere nothing is kept."""
-    for path in _paths():
-        there = _read(path)
-        if there and _place(there) == _place(record) and there.get("id") == record.get("id"):
-            files.write(path, json.dumps({**there, **fields}, indent=1) + "\n")
+    with _told(record):
+        for path in _paths():
+            there = _read(path)
+            if there and _place(there) == _place(record) and there.get("id") == record.get("id"):
+                files.write(path, json.dumps({**there, **fields}, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def _told(record: Mapping[str, Any]) -> Iterator[None]:
+    """What cannot be noted is said and no more: the launch itself goes on without."""
+    try:
+        yield
+    except (PitError, OSError, RuntimeError) as error:  # RuntimeError: this user has no home
+        name = record["name"]
+        print(f"note: this machine's record of {name} is not written: {error}", file=sys.stderr)
 
 
 def all_of(project: str | None = None, zone: str | None = None) -> list[dict[str, Any]]:

@@ -163,9 +163,7 @@ class _Supervisor:
                 elif passed_on and time.monotonic() - since > self.limits.grace_s:
                     why = f"did not save within {self.limits.grace_s:g} s and was killed"
                     group.kill()
-                elif group.alone_s() > self._patience(group, bool(passed_on)):
-                    group.kill()
-                elif self._elsewhere and time.monotonic() - self._heard_at > self.limits.finish_s:
+                elif group.alone_s() > self._patience(group, bool(passed_on)) or self._is_over():
                     group.kill()
                 elif not passed_on and self._hangs(group):
                     why = f"no step for {self.limits.hang_s:g} s"
@@ -252,6 +250,11 @@ class _Supervisor:
             self._heard_at = time.monotonic()
             self._elsewhere = verdict.read(self.rundir, self.launch)
         return self._elsewhere is not None
+
+    def _is_over(self) -> bool:
+        """Whether another worker ended the run so long ago that ours would have ended, too."""
+        since = time.monotonic() - self._heard_at
+        return self._elsewhere is not None and since > self.limits.finish_s
 
     def _leader_says(self) -> dict[str, Any]:
         """What the supervisor of process 0 wrote into status.json, empty before it has."""

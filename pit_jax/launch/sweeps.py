@@ -11,7 +11,7 @@ import collections
 import copy
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pit_jax.config import flatten
@@ -76,12 +76,18 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
         if not todo:
             return
         planned = plan(args, overrides, base, tpu.project(args), found, built)
-        _confirm(args, where, todo, planned)
-        directory.write(file, found)
-        if args.shards is not None:
-            _start_shards(args, planned)
-        else:
+        if args.shards is None:
+            at_once = min(args.at_once or AT_ONCE, len(todo))
+            _confirm(args, where, todo, planned, f"{_slices(todo)}, {at_once} at once,")
+            directory.write(file, found)
             Fleet(directory, found, planned, args.at_once or AT_ONCE).run()
+            return
+        there = _there(planned)
+        planned, todo = _left(planned, todo, there)
+        if planned:
+            _confirm(args, where, todo, planned, _slices(planned))
+        directory.write(file, found)
+        _start_shards(args, planned, there)
 
 
 # What is asked for ---------------------------------------------------------------------
@@ -101,7 +107,8 @@ def _launches(
         place = f"{args.workdir.rstrip('/')}/{point.directory}"
         asked = tpu.prepare(args, name_of(base, point.index), place, project)
         text = upload.config_text(tpu.for_workers(point.config, args))
-        planned.append(Planned(asked, tpu.contents(args, asked, {"config.json": text}, built)))
+        files = tpu.contents(args, asked, {"config.json": text}, built)
+        planned.append(Planned(asked, files, {"point_of": args.workdir.rstrip("/")}))
     return planned
 
 
@@ -113,7 +120,7 @@ def _shards(
     found: Sequence[Point],
     built: pathlib.Path | None,
 ) -> list[Planned]:
-    """One of each shard: a directory of its own in the sweep's, and the study's files."""
+    """One of each shard with points: a directory in the sweep's, and the study's files."""
     folder, spec, paths = upload.study(args.sweep)
     study = {name: path.read_bytes() for name, path in paths.items()}
     words = [*overrides]
@@ -122,12 +129,17 @@ def _shards(
     place = args.workdir.rstrip("/")
     planned = []
     for number in range(args.shards):
+        share = points.select(found, f"{number}/{args.shards}")
+        if not share:
+            continue
         work = ["--sweep", f"{startup.FILES}/{folder}/{spec}"]
         work += ["--shard", f"{number}/{args.shards}", "--directory", place]
         work += [f"--override={word}" for word in words]
         own = f"{place}/shards/{number}-of-{args.shards}"
         asked = tpu.prepare(args, name_of(base, number), own, project, work, folder)
-        planned.append(Planned(asked, tpu.contents(args, asked, study, built)))
+        # How far a shard is, the runs of the sweep say.
+        more = {"sweep": place, "points": [point.directory for point in share]}
+        planned.append(Planned(asked, tpu.contents(args, asked, study, built), more))
     return planned
 
 
@@ -163,9 +175,12 @@ def _show(
 
 
 def _confirm(
-    args: Any, where: Accelerator, todo: Sequence[Point], planned: Sequence[Planned]
+    args: Any, where: Accelerator, todo: Sequence[Point], planned: Sequence[Planned], what: str
 ) -> None:
     """Compiles every different step, shows what it all takes, and asks.
+
+    Args:
+      what: is to be created.
 
     Raises:
       DoesNotFit, ConfigError: see money.py.
@@ -190,25 +205,50 @@ def _confirm(
         cost = f", {hours * price:,.2f}" if price is not None else ""
         print(f"all {len(todo)} points: {hours:,.3g} chip-hours at least{cost}")
     asked = planned[0].asked
-    if args.shards is not None:
-        what = f"create {len(planned)} slices"
-    else:
-        what = f"create {len(todo)} slices, {min(args.at_once or AT_ONCE, len(todo))} at once,"
-    money.confirm(f"{what} in {asked.project}, {asked.zone}?", args.yes)
+    money.confirm(f"create {what} in {asked.project}, {asked.zone}?", args.yes)
 
 
-def _start_shards(args: Any, planned: Sequence[Planned]) -> None:
-    made = []
+def _slices(things: Sequence[Any]) -> str:
+    return f"{len(things)} slice{'s' if len(things) != 1 else ''}"
+
+
+# Shards --------------------------------------------------------------------------------
+
+
+def _there(planned: Sequence[Planned]) -> list[dict[str, Any]]:
+    """The launches of shards that an earlier start has created and that go on."""
+    found = []
     for one in planned:
         run = RunDir(one.asked.workdir)
         before = upload.record(run)
         if before and not upload.ended(run, before) and tpu.alive(before):
-            print(f"{before['name']} is there already", flush=True)
-            made.append(before)
-            continue
-        record = tpu.create(run, one.asked, one.files)
-        # How far a shard is, the runs of the sweep say.
-        made.append(upload.write_record(run, **{**record, "sweep": args.workdir.rstrip("/")}))
+            found.append(before)
+    return found
+
+
+def _left(
+    planned: Sequence[Planned], todo: Sequence[Point], there: Sequence[Mapping[str, Any]]
+) -> tuple[list[Planned], list[Point]]:
+    """The shards that are to be created, and what they will have to do."""
+    taken = {record["name"] for record in there}
+    names = {point.directory for point in todo}
+    left = [
+        one
+        for one in planned
+        if one.asked.name not in taken and not names.isdisjoint(one.more["points"])
+    ]
+    work = {name for one in left for name in one.more["points"]}
+    return left, [point for point in todo if point.directory in work]
+
+
+def _start_shards(
+    args: Any, planned: Sequence[Planned], there: Sequence[Mapping[str, Any]]
+) -> None:
+    made = [*there]
+    for record in there:
+        print(f"{record['name']} is there already", flush=True)
+    for one in planned:
+        made.append(tpu.create(RunDir(one.asked.workdir), one.asked, one.files, **one.more))
         print(f"created {one.asked.name}", flush=True)
     if args.watch:
         watch.watch(made)

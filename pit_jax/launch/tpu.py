@@ -9,7 +9,6 @@ import copy
 import json
 import os
 import pathlib
-import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,7 +55,7 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
         for line in unreachable:
             print(f"note: without --dry-run this is refused: {line}")
         print("nothing was created or compiled. Whether it fits, and the chip-hours:")
-        print(f"  {_preflight_command(args, where, overrides)}")
+        print(f"  {money.preflight_command(args.config, where, asked.slices, overrides)}")
         return
     if unreachable:
         raise ConfigError(unreachable[0])
@@ -90,7 +89,7 @@ def project(args: Any) -> str:
       ConfigError: if there are no credentials, or they name none.
     """
     if args.project is not None:
-        return args.project
+        return requests.check("project", args.project)
     if args.dry_run:
         return requests.DRY
     try:
@@ -142,7 +141,7 @@ def prepare(
     Raises:
       ConfigError: about the first value that is wrong.
     """
-    for field, value in (("name", name), ("project", in_project), ("workdir", workdir)):
+    for field, value in (("name", name), ("workdir", workdir)):
         requests.check(field, value)
     if not args.zone:
         raise ConfigError(
@@ -220,8 +219,11 @@ def contents(
     return files
 
 
-def create(run: RunDir, asked: Request, files: Mapping[str, Any]) -> dict[str, Any]:
+def create(run: RunDir, asked: Request, files: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Uploads, writes launch.json, creates the queued resource; returns launch.json.
+
+    Args:
+      more: what launch.json says besides.
 
     Raises:
       ConfigError: if the service refuses it; launch.json is taken back then.
@@ -231,7 +233,7 @@ def create(run: RunDir, asked: Request, files: Mapping[str, Any]) -> dict[str, A
 
     client = queue.Client(asked.project, asked.zone)
     upload.put(run, files)
-    with upload.recorded(run, **described(asked)) as made:
+    with upload.recorded(run, **described(asked), **more) as made:
         client.create(asked)
     return made
 
@@ -301,9 +303,3 @@ def stay(run: RunDir, made: Mapping[str, Any]) -> None:
     if status.get("final") and status.get("exit_code"):
         reason = status.get("reason") or f"exit code {status['exit_code']}"
         raise Stopped(status["exit_code"], f"{made['name']}: {reason}")
-
-
-def _preflight_command(args: Any, where: Accelerator, overrides: Sequence[str]) -> str:
-    words = ["pit-jax", "preflight", "--config", args.config, "--topology", where.topology.name]
-    words += ["--slices", str(args.slices)] if args.slices else []
-    return shlex.join([*words, *overrides])

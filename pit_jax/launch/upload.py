@@ -20,11 +20,13 @@ from pit_jax.config import flatten
 from pit_jax.data import known
 from pit_jax.errors import ConfigError
 from pit_jax.launch import records
+from pit_jax.lease_store import Bucket, Disk
 from pit_jax.rundir import RunDir
 
 SCHEMA = 1
 FOLDER = "launch"
 RECORD = "launch.json"
+CHANGE_S = 30.0  # for a bucket to answer
 # Fields that name files which the workers would read.
 _PLACES = ("init_from", "resume", "autoencoder.weights", "eval.reference", "eval.features")
 _MADE = ("digits", "scenes")  # sets that lie nowhere: they are in a package, or drawn
@@ -134,10 +136,19 @@ def ended(run: RunDir, launch: Mapping[str, Any]) -> bool:
 def record(run: RunDir) -> dict[str, Any]:
     """What launch.json says; {} where there is none, or none that can be read."""
     path = run.path / RECORD
-    found = None
-    with files.told(path, "read"), contextlib.suppress(ValueError):
-        found = files.read_json(path) if path.exists() else None
-    return found if isinstance(found, dict) else {}
+    with files.told(path, "read"):
+        return _parsed(path.read_bytes() if path.exists() else None)
+
+
+def _parsed(content: bytes | None) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        found = files.parse_json(content or b"")
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _text(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, indent=1) + "\n"
 
 
 def write_record(run: RunDir, **fields: Any) -> dict[str, Any]:
@@ -148,7 +159,7 @@ def write_record(run: RunDir, **fields: Any) -> dict[str, Any]:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     whole = {"schema": SCHEMA, "workdir": str(run.path), "config": config_place(str(run.path))}
     whole |= {"created": now, **fields}
-    run.write(RECORD, json.dumps(whole, indent=1) + "\n")
+    run.write(RECORD, _text(whole))
     return whole
 
 
@@ -158,11 +169,13 @@ def recorded(run: RunDir, **fields: Any) -> Iterator[dict[str, Any]]:
 
     What was refused (ConfigError) is taken back; whatever else happens, it may be there.
     """
-    made = write_record(run, **fields)
+    before = note(run, fields["id"], **fields)
+    again = before.get("id") == fields["id"]  # asked for once more: what was noted stays
+    made = before if again else write_record(run, **fields)
     try:
         yield made
     except ConfigError:
-        forget(run)
+        forget(run, fields["id"], {} if again else before)
         raise
     except BaseException:
         records.keep(made)
@@ -170,10 +183,30 @@ def recorded(run: RunDir, **fields: Any) -> Iterator[dict[str, Any]]:
     records.keep(made)
 
 
-def forget(run: RunDir) -> None:
-    """Takes launch.json back: what it names was never created."""
-    with files.told(run.path / RECORD):
-        (run.path / RECORD).unlink(missing_ok=True)
+def note(run: RunDir, launch: str | None, **fields: Any) -> dict[str, Any]:
+    """Changes fields of launch.json, if it is of this launch; returns what it says then."""
+    return _change(run, launch, lambda found: {**found, **fields})
+
+
+def forget(run: RunDir, launch: str, before: Mapping[str, Any]) -> None:
+    """Takes back launch.json of a launch that was never created; what was there before returns."""
+    _change(run, launch, lambda found: dict(before))
+
+
+def _change(
+    run: RunDir, launch: str | None, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Replaces launch.json only as it was read: of two at once none undoes what the other did."""
+    path = run.path / RECORD
+    store = Bucket(path, CHANGE_S) if files.in_bucket(path) else Disk(path)
+    while True:
+        content, version = store.read()
+        found = _parsed(content)
+        if not found or found.get("id") != launch:
+            return found
+        changed = change(found)
+        if store.replace(_text(changed).encode() if changed else None, version):
+            return changed
 
 
 def put(run: RunDir, contents: Mapping[str, str | bytes | pathlib.Path]) -> None:

@@ -1,4 +1,4 @@
-"""The watcher: recreates what was suspended, failed or preempted, deletes what is done.
+"""The watcher: recreates what was suspended, failed, preempted or hangs, deletes what is done.
 
 A queued resource knows no "finished" and does not come back once it is SUSPENDED. So somebody
 looks, from any machine that stays on: whether a run has ended stands in its status.json, and
@@ -20,16 +20,18 @@ from pit_jax.launch.decision import (
     DELETE,
     DONE,
     GIVE_UP,
+    LOST_S,
     MOST,
     RECREATE,
     STUCK,
+    STUCK_S,
     Decision,
     History,
     Seen,
     decide,
     pause_s,
 )
-from pit_jax.launch.queue import Client, Exhausted
+from pit_jax.launch.queue import Client, Exhausted, NoLogin
 from pit_jax.launch.request import Request
 from pit_jax.rundir import RunDir
 
@@ -74,30 +76,42 @@ class Launch:
         self.reason = ""
         self.state = ""
         self._say, self._clock = say, clock
-        self._client = (client or queue.Client)(record["project"], record["zone"])
+        self._connect = lambda: (client or queue.Client)(record["project"], record["zone"])
+        self._client: Client | None = None
+        with contextlib.suppress(NoLogin):  # `look` says so
+            self._client = self._connect()
         self._history: History | None = None  # read at the first look
         self._due: float | None = None
         self._changed: tuple[Any, float] = (None, clock())
+        self._seen_at = clock()
         self._stuck = False
+        self._deleting = False  # an ACTIVE one, which may be seen as such once more
         self._ended_at: float | None = None
         self._out_since: float | None = None
+        self._out_for: set[type] = set()
+        self._logins, self._not_before = 0, clock()
 
     def look(self) -> str:
         """Looks and acts once; returns the outcome, "" while there is none."""
-        if self.outcome:
+        if self.outcome or self._clock() < self._not_before:
             return self.outcome
         try:
+            if self._client is None:
+                self._client = self._connect()
             seen = self._seen()
             self._reachable()
             decision = decide(seen, self._history)
             self._tell(seen, decision)
             self._act(seen, decision)
-        except Exhausted as error:
-            self._refused(str(error))
+        except NoLogin as error:
+            self._client = None  # what its owner logged in with meanwhile, only a new one finds
+            self._not_before = self._clock() + pause_s(self._logins)
+            self._logins += 1
+            self._unreachable(error)
         except ConfigError as error:
             self._over(GIVE_UP, str(error))
         except PitError as error:  # unreachable, or storage that is: it waits
-            self._unreachable(str(error))
+            self._unreachable(error)
         return self.outcome
 
     def _seen(self) -> Seen:
@@ -111,24 +125,34 @@ class Launch:
             resource = None
         absent = 0 if resource else self._history.absent + 1
         self._history = dataclasses.replace(self._history, absent=absent)
-        if resource and self._history.pending and resource.state in _ALIVE:
-            self._remember(dataclasses.replace(self._history, pending=False))
         with files.told(self.run.path, "read"):
             now = upload.record(self.run)
             ended = upload.ended(self.run, now or self.record)
             step = saved(self.run, self.record)
+            given_back = self._given_back() if resource is None and not ended else ""
         if now and now.get("id") != self.record["id"]:
             raise ConfigError(f"{self.run.path} is now of the launch {now.get('name')}")
         beat = (self._heartbeat(), resource.state if resource else None)
-        if beat != self._changed[0]:
-            self._changed, self._stuck = (beat, self._clock()), False
+        unseen_s, self._seen_at = self._clock() - self._seen_at, self._clock()
+        if beat != self._changed[0] or unseen_s > STUCK_S:  # it may have been at work meanwhile
+            self._changed, self._stuck, self._deleting = (beat, self._clock()), False, False
+        alive = resource is not None and resource.state in _ALIVE and not self._deleting
+        if self._history.pending and alive:
+            self._due = None
+            self._remember(dataclasses.replace(self._history, pending=False))
         if not ended:
             self._ended_at = None
         elif self._ended_at is None:
             self._ended_at = self._clock()
         ended_s = self._clock() - self._ended_at if ended else 0.0
         quiet_s = self._clock() - self._changed[1]
-        return Seen(True, resource, ended, ended_s, step, quiet_s)
+        return Seen(True, resource, ended, ended_s, step, quiet_s, given_back)
+
+    def _given_back(self) -> str:
+        status = self.run.status()
+        if status.get("state") != "failed" or status.get("launch") != self.record["id"]:
+            return ""
+        return f"it failed ({status.get('reason') or 'no reason given'})"
 
     def _heartbeat(self) -> Any:
         """What heartbeat.json says: that it changes counts, since clocks differ."""
@@ -145,7 +169,8 @@ class Launch:
         elif decision.action == DONE:
             self._over(DONE, self._how_it_ended())
         elif decision.action == GIVE_UP:
-            if seen.resource and seen.resource.state == "FAILED":
+            if seen.resource and seen.resource.state in ("FAILED", "ACTIVE"):
+                self._say(f"{self.name}: its {seen.resource.state} resource is deleted")
                 self._client.delete(self.name, self.record["id"])
             self._over(GIVE_UP, decision.reason)
         elif decision.action == RECREATE:
@@ -160,16 +185,20 @@ class Launch:
             count = 1 if fresh else self._history.recreations + 1
             self._remember(History(count, max(seen.step, self._history.step), True))
         if seen.resource is not None:
+            self._deleting = True
             self._client.delete(self.name, self.record["id"])
         elif self._clock() >= self._due:
-            self._client.create(self._request())
+            found = upload.record(self.run) or self.record
+            if found.get("stopped"):  # since it was looked at
+                return
+            try:
+                self._client.create(Request.from_json(found.get("request")))
+            except Exhausted as error:
+                self._refused(str(error))
+                return
             self._due = None
             self._remember(dataclasses.replace(self._history, pending=False, absent=0))
             self._say(f"{self.name}: created again")
-
-    def _request(self) -> Request:
-        found = upload.record(self.run) or self.record
-        return Request.from_json(found.get("request"))
 
     def _refused(self, why: str) -> None:
         """No quota now: it counts as a recreation that failed at once."""
@@ -185,9 +214,7 @@ class Launch:
         """Before it is acted on, so that a watcher that is killed is followed by another."""
         kept = {"recreations": history.recreations, "step": history.step}
         kept["pending"] = history.pending
-        found = upload.record(self.run)
-        if found.get("id") == self.record["id"]:
-            upload.write_record(self.run, **{**found, "watch": kept})
+        upload.note(self.run, self.record["id"], watch=kept)
         self._history = history
 
     # Telling --------------------------------------------------------------------------
@@ -198,23 +225,22 @@ class Launch:
             self.state = state
             if seen.resource:
                 self._say(f"{self.name}: {state}")
-            if decision.action == RECREATE and self._due is None:
-                after = decision.after_s / 60
-                self._say(f"{self.name}: {decision.reason}; to be created again in {after:.0f} min")
+        if decision.action == RECREATE and self._due is None:
+            after = decision.after_s / 60
+            self._say(f"{self.name}: {decision.reason}; to be created again in {after:.0f} min")
         if decision.action == DELETE:
             self._say(f"{self.name}: {decision.reason}; it is deleted")
         if decision.action == STUCK and not self._stuck:
             self._stuck = True
             self._say(
-                f"{self.name} seems stuck: {decision.reason}. It was left as it is; see"
-                f" pit-jax launch logs {self.name}"
+                f"{self.name} seems stuck: {decision.reason}; after {LOST_S / 3600:.0f} h it is"
+                f" created again; see pit-jax launch logs {self.name}"
             )
 
     def _over(self, outcome: str, reason: str) -> None:
         self.outcome, self.reason = outcome, reason
         self._say(f"{self.name}: {reason}" + ("; given up" if outcome == GIVE_UP else ""))
-        with contextlib.suppress(PitError):
-            records.note(self.record, outcome=f"{outcome}: {reason}")
+        records.note(self.record, outcome=f"{outcome}: {reason}")
 
     def _how_it_ended(self) -> str:
         status = self.run.status()
@@ -223,15 +249,18 @@ class Launch:
         reason = f", {status['reason']}" if status.get("reason") else ""
         return f"{status.get('state')}, exit code {status.get('exit_code')}{reason}"
 
-    def _unreachable(self, why: str) -> None:
+    def _unreachable(self, error: PitError) -> None:
         if self._out_since is None:
             self._out_since = self._clock()
-            self._say(f"{self.name}: {why}; it is looked at again")
+        if type(error) not in self._out_for:
+            self._out_for.add(type(error))
+            self._say(f"{self.name}: {error}; it is looked at again")
 
     def _reachable(self) -> None:
         if self._out_since is not None:
             gone = self._clock() - self._out_since
-            self._out_since = None
+            self._out_since, self._logins = None, 0
+            self._out_for.clear()
             self._say(f"{self.name}: reached again after {gone:.0f} s")
 
 

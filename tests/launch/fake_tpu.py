@@ -11,6 +11,8 @@ from typing import Any
 
 import grpc
 import pytest
+from google.auth.credentials import Credentials
+from google.auth.transport.grpc import AuthMetadataPlugin
 from google.cloud.tpu_v2 import types
 from google.longrunning import operations_pb2
 from google.protobuf import any_pb2
@@ -28,6 +30,25 @@ def service(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     yield made
     made.stop()
+
+
+class Login(Credentials):
+    """Credentials of a person, each call's token renewed: `errors` are raised one a renewal."""
+
+    def __init__(self, *errors: Exception):
+        super().__init__()
+        self.errors = list(errors)
+        self.renewals = 0
+
+    def refresh(self, request: Any) -> None:
+        self.renewals += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        self.token = "a-token"
+
+    def before_request(self, request: Any, method: str, url: str, headers: dict) -> None:
+        self.refresh(request)
+        self.apply(headers)
 
 
 class FakeTpu:
@@ -98,8 +119,12 @@ class FakeTpu:
     def stop(self) -> None:
         self._server.stop(None).wait()
 
-    def channel(self) -> grpc.Channel:
-        return grpc.insecure_channel(self.address)
+    def channel(self, credentials: Any) -> grpc.Channel:
+        """One that asks google.auth credentials before each call, as that of a user does."""
+        plugin = grpc.metadata_call_credentials(AuthMetadataPlugin(credentials, None))
+        local = grpc.local_channel_credentials()
+        both = grpc.composite_channel_credentials(local, plugin)
+        return grpc.secure_channel(self.address, both)
 
     # Scripts --------------------------------------------------------------------------
 

@@ -1,11 +1,9 @@
-"""Looking after launches: what list, status, logs, stop and watch print and do."""
+"""Looking after launches: what status, logs, stop and watch print and do."""
 
-import io
 import json
 import threading
 import time
 
-import grpc
 import pytest
 
 from pit_jax import cli
@@ -15,8 +13,6 @@ from pit_jax.rundir import RunDir
 
 from .fake_tpu import service as service
 from .test_queue import ID, asked
-
-LONG = "pixels-vs-patches-imagenet-28-seed-10"
 
 
 @pytest.fixture(autouse=True)
@@ -58,81 +54,7 @@ def at_work(run: RunDir, launch: str = ID) -> None:
     run.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-# list ------------------------------------------------------------------------------------
-
-
-def test_the_list_fits_80_columns_and_shows_what_each_is_doing(service, launched, capsys):
-    at_work(launched())
-    state(service, "pit", "ACTIVE")
-    launched(LONG, 2, accelerator="v5litepod-256", slices=2)
-    state(service, LONG, "WAITING_FOR_RESOURCES")
-    assert cli.run(["launch", "list"]) == 0
-    printed = capsys.readouterr().out
-    assert max(map(len, printed.splitlines())) <= 80
-    [line] = [line for line in printed.splitlines() if line.startswith(" pit ")]
-    assert line.split()[:8] == [
-        *("pit", "v5litepod-16", "ACTIVE", "running", "120/50k", "85.1", "%", "0"),
-    ]
-    assert "WAITING" in printed
-    assert "2x v5litepod-256" in printed
-
-
-def test_without_an_evaluation_the_loss_is_shown(service, launched, capsys):
-    run = launched()
-    run.write("metrics.jsonl", '{"step": 3, "time": 1.0, "train/loss": 1.25}\n')
-    cli.run(["launch", "list"])
-    assert "loss 1.25" in capsys.readouterr().out
-
-
-def test_what_is_gone_stays_in_the_list(service, launched, capsys):
-    launched().write_status(state="done", exit_code=0, final=True, launch=ID)
-    service.resources.clear()
-    cli.run(["launch", "list"])
-    [line] = [x for x in capsys.readouterr().out.splitlines() if x.startswith(" pit ")]
-    assert line.split()[2:4] == ["gone", "done"]
-
-
-def test_the_status_of_an_earlier_launch_is_not_shown(service, launched, capsys):
-    launched().write_status(state="failed", exit_code=2, final=True, launch="f" * 12)
-    cli.run(["launch", "list"])
-    assert "failed" not in capsys.readouterr().out
-
-
-def test_the_cloud_out_of_reach(service, launched, capsys):
-    at_work(launched())
-    service.stop()
-    assert cli.run(["launch", "list"]) == 0
-    printed = capsys.readouterr().out
-    assert "120/50k" in printed
-    assert "note: my-project, us-west4-a: Cloud TPU was not reached" in printed
-    [line] = [line for line in printed.splitlines() if line.startswith(" pit ")]
-    assert line.split()[2] == "?"
-
-
-def test_a_directory_out_of_reach(service, launched, capsys, tmp_path):
-    launched()
-    (tmp_path / "pit" / "status.json").mkdir()
-    assert cli.run(["launch", "list"]) == 0
-    assert "note: pit: " in capsys.readouterr().out
-
-
-def test_launches_of_other_machines_are_listed_with_a_place(service, launched, capsys, tmp_path):
-    script = f"#!/bin/bash\nWORKDIR={tmp_path}/pit\n"
-    at_work(launched(known=False, script=script))
-    assert cli.run(["launch", "list"]) == 0
-    assert "no launches are known here" in capsys.readouterr().out
-    cli.run(["launch", "list", "--project", "my-project", "--zone", "us-west4-a"])
-    printed = capsys.readouterr().out
-    assert "pit " in printed
-    assert "v5litepod-16" in printed
-    assert "120/50k" in printed
-
-
-def test_resources_of_others_are_not_listed(service, capsys):
-    service.add(asked())
-    service.resources["pit"].tpu.node_spec[0].node.labels = {}
-    cli.run(["launch", "list", "--project", "my-project", "--zone", "us-west4-a"])
-    assert "no launches" in capsys.readouterr().out
+# status ----------------------------------------------------------------------------------
 
 
 def test_damaged_records_are_passed_over(launched, capsys):
@@ -151,9 +73,6 @@ def test_a_damaged_file_of_the_launch_hides_no_record(service, launched, capsys,
     run.write(upload.RECORD, json.dumps({**upload.record(run), field: value}))
     assert cli.run(["launch", "status", "pit"]) == 0
     assert "my-project" in capsys.readouterr().out
-
-
-# status ----------------------------------------------------------------------------------
 
 
 def test_status_tells_all_that_is_known(service, launched, capsys):
@@ -306,52 +225,6 @@ def test_what_a_worker_printed_does_not_reach_the_terminal_raw(service, launched
     assert "\x1b" not in capsys.readouterr().out
 
 
-# stop ------------------------------------------------------------------------------------
-
-
-def test_stop_deletes_and_no_watcher_creates_it_again(service, launched, capsys):
-    run = launched()
-    assert cli.run(["launch", "stop", "pit", "--yes"]) == 0
-    assert service.state("pit") == "DELETING"
-    assert upload.record(run)["stopped"]
-    assert upload.record(run)["request"]  # the rest is as it was
-    assert records.find("pit")["stopped"]
-    assert "pit is being deleted" in capsys.readouterr().out
-    assert cli.run(["launch", "stop", "pit", "--yes"]) == 0
-    assert cli.run(["launch", "watch"]) == 2
-    assert "nothing to watch" in capsys.readouterr().err
-
-
-def test_stop_asks(service, launched, capsys, monkeypatch):
-    launched()
-    assert cli.run(["launch", "stop", "pit"]) == 2
-    assert "add --yes" in capsys.readouterr().err
-    answer = io.StringIO("n\n")
-    answer.isatty = lambda: True
-    monkeypatch.setattr("sys.stdin", answer)
-    assert cli.run(["launch", "stop", "pit"]) == 2
-    assert "nothing was stopped" in capsys.readouterr().err
-    assert service.count("DeleteQueuedResource") == 0
-    assert "stopped" not in records.find("pit")
-
-
-def test_stop_leaves_the_resource_of_another_launch_alone(service, launched, capsys):
-    launched()
-    service.add(asked(id="f" * 12))
-    assert cli.run(["launch", "stop", "pit", "--yes"]) == 2
-    assert "was left alone" in capsys.readouterr().err
-    assert service.count("DeleteQueuedResource") == 0
-
-
-def test_stop_that_was_refused_says_what_is_missing(service, launched, capsys):
-    launched()
-    denied = grpc.StatusCode.PERMISSION_DENIED
-    service.fail("DeleteQueuedResource", denied, "tpu.queuedResources.delete denied")
-    assert cli.run(["launch", "stop", "pit", "--yes"]) == 2
-    assert "roles/tpu.admin" in capsys.readouterr().err
-    assert "stopped" not in records.find("pit")
-
-
 # GKE -------------------------------------------------------------------------------------
 
 
@@ -367,7 +240,9 @@ def on_gke(monkeypatch, tmp_path):
     return deleted
 
 
-def test_a_launch_on_gke_is_listed_and_stopped_like_any_other(on_gke, service, launched, capsys):
+def test_a_launch_on_gke_is_listed_and_stopped_like_any_other(
+    on_gke, service, launched, capsys, monkeypatch
+):
     launched()
     assert cli.run(["launch", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -376,7 +251,11 @@ def test_a_launch_on_gke_is_listed_and_stopped_like_any_other(on_gke, service, l
     assert cli.run(["launch", "status", "jobs"]) == 0
     assert "gke, c, default" in capsys.readouterr().out
     assert cli.run(["launch", "stop", "jobs", "--yes"]) == 0
+    assert "jobs is being deleted" in capsys.readouterr().out
     assert on_gke == ["jobs"]
+    monkeypatch.setattr(gke, "delete", lambda record: False)
+    assert cli.run(["launch", "stop", "jobs", "--yes"]) == 0
+    assert "jobs: there is no JobSet of it any more" in capsys.readouterr().out
     assert service.count("DeleteQueuedResource") == 0
 
 

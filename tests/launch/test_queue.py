@@ -5,11 +5,13 @@ import time
 
 import grpc
 import pytest
+from google.auth.exceptions import RefreshError, TransportError
 
 from pit_jax.errors import ConfigError
 from pit_jax.launch import queue
 from pit_jax.launch.request import Request
 
+from .fake_tpu import Login
 from .fake_tpu import service as service
 
 ID = "0123456789ab"
@@ -171,6 +173,48 @@ def test_a_quota_that_the_operation_runs_into(service, client):
     )
 
 
+PER_MINUTE = "Quota exceeded for quota metric 'Requests' and limit 'Requests per minute'"
+
+
+@pytest.mark.parametrize("said", [PER_MINUTE, "RATE_LIMIT_EXCEEDED", "CallsPerMinutePerProject"])
+def test_a_limit_on_calls_is_not_the_quota_of_chips(service, client, said):
+    exhausted = grpc.StatusCode.RESOURCE_EXHAUSTED
+    service.fail("CreateQueuedResource", exhausted, said, times=2)
+    assert client.create(asked()).launch == ID
+    assert service.count("CreateQueuedResource") == 3
+
+
+@pytest.mark.parametrize("said", [PER_MINUTE, "Quota exceeded"])
+def test_only_a_creation_can_run_out_of_chips(service, client, said):
+    service.add(asked())
+    exhausted = grpc.StatusCode.RESOURCE_EXHAUSTED
+    for method in ("GetQueuedResource", "DeleteQueuedResource"):
+        service.fail(method, exhausted, said, times=2)
+    assert client.delete("pit", ID) is True
+    assert service.count("DeleteQueuedResource") == 3
+    service.fail("ListQueuedResources", exhausted, said, times=10_000)
+    impatient = queue.Client("my-project", "us-west4-a", patience_s=0.1, pause_s=0.01)
+    assert "not reached" in refusal(impatient.list, kind=queue.Unreachable)
+
+
+def test_a_limit_on_calls_that_the_operation_runs_into(service, client):
+    service.operation_error = (8, PER_MINUTE)
+    refusal(client.create, asked(), kind=queue.Unreachable)
+
+
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "NOT_FOUND", "RESOURCE_EXHAUSTED"])
+def test_a_creation_that_was_taken_is_none_refused_where_nobody_may_look(
+    service, client, code, monkeypatch
+):
+    monkeypatch.setattr(queue, "OPERATION_S", 0.1)
+    service.slow_operations = 2
+    service.fail("GetOperation", grpc.StatusCode[code], "tpu.operations.get denied", times=10_000)
+    assert client.create(asked()).state == "ACCEPTED"
+    denied = grpc.StatusCode.PERMISSION_DENIED
+    service.fail("GetQueuedResource", denied, "tpu.queuedResources.get denied")
+    assert client.create(asked("other")).state == "CREATING"
+
+
 def test_why_it_failed_is_told(service, client):
     service.histories["pit"] = [[("FAILED", 3, "no such\naccelerator.")], [("SUSPENDED", "USER")]]
     client.create(asked())
@@ -226,5 +270,52 @@ def test_without_credentials_a_login_is_advised(monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
     monkeypatch.setenv("NO_GCE_CHECK", "true")
-    line = refusal(queue.Client, "my-project", "us-west4-a")
+    line = refusal(queue.Client, "my-project", "us-west4-a", kind=queue.NoLogin)
     assert "gcloud auth application-default login" in line
+
+
+def test_a_metadata_server_that_is_away_is_waited_for(monkeypatch):
+    def away(**options):
+        raise TransportError("the metadata server does not answer")
+
+    monkeypatch.delenv(queue.ENDPOINT, raising=False)
+    monkeypatch.setattr("google.auth.default", away)
+    refusal(queue.Client, "my-project", "us-west4-a", kind=queue.Unreachable)
+
+
+def logged_in(service, *errors) -> tuple[queue.Client, Login]:
+    login = Login(*errors)
+    channel = service.channel(login)
+    return queue.Client("my-project", "us-west4-a", 0.2, 0.01, channel), login
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransportError("HTTPSConnectionPool(host='oauth2.googleapis.com'): Max retries exceeded"),
+        RefreshError(TransportError("Failed to retrieve http://metadata.google.internal")),
+        RefreshError("temporarily_unavailable: try later", {}, retryable=True),
+    ],
+)
+def test_a_login_that_cannot_be_renewed_for_a_moment_is_tried_again(service, error):
+    service.add(asked())
+    client, login = logged_in(service, error, error)
+    assert client.get("pit").launch == ID
+    assert login.renewals == 3
+    client, _ = logged_in(service, *[error] * 1000)
+    assert "try again later" in refusal(client.get, "pit", kind=queue.Unreachable)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RefreshError("invalid_grant: Token has been expired or revoked.", {"error": "..."}),
+        RefreshError("unauthorized_client: Unauthorized", {"error": "unauthorized_client"}),
+        RefreshError("Reauthentication is needed. Please run `gcloud auth ...`"),
+    ],
+)
+def test_a_login_that_was_taken_back_is_not_tried_again(service, error):
+    client, login = logged_in(service, *[error] * 9)
+    line = refusal(client.get, "pit", kind=queue.NoLogin)
+    assert "gcloud auth application-default login" in line
+    assert login.renewals == 1

@@ -235,6 +235,13 @@ def test_a_service_that_does_not_answer_may_have_created_it(cloud, bucket, monke
     assert records.find("pit")  # so that it can be looked at and stopped
 
 
+def test_one_that_was_taken_and_may_not_be_looked_at_is_a_launch(cloud, bucket):
+    cloud.slow_operations = 1
+    cloud.fail("GetOperation", grpc.StatusCode.PERMISSION_DENIED, "tpu.operations.get denied")
+    assert launched(bucket, "--yes") == 0
+    assert upload.record(RunDir(bucket))["name"] == records.find("pit")["name"]
+
+
 def test_a_second_launch_into_the_directory_is_refused_while_the_first_lives(cloud, bucket, capsys):
     assert launched(bucket, "--yes") == 0
     assert launched(bucket, "--yes") == 2

@@ -1,13 +1,16 @@
 """What lies beside a run before any worker exists."""
 
+import concurrent.futures
+import contextlib
 import pathlib
 
 import pytest
 
 from pit_jax import configfile
 from pit_jax.config import assign
-from pit_jax.errors import ConfigError
-from pit_jax.launch import upload
+from pit_jax.errors import ConfigError, StorageError
+from pit_jax.launch import records, upload
+from pit_jax.lease_store import Bucket
 from pit_jax.rundir import RunDir
 
 ID = "0123456789ab"
@@ -29,15 +32,100 @@ def test_the_record_says_where_the_config_is_and_comes_back_whole(run):
     assert made["workdir"] == str(run.path)
     assert made["config"] == f"{run.path}/launch/config.json"
     assert made["created"].endswith("+00:00")
-    upload.forget(run)
+    upload.forget(run, "f" * 12, {})  # another's
+    assert upload.record(run) == made
+    upload.forget(run, ID, {})
     assert upload.record(run) == {}
-    upload.forget(run)
+    upload.forget(run, ID, {})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "\x00"])
 def test_a_record_that_is_none_is_no_launch(run, text):
     run.write("launch.json", text)
     assert upload.record(run) == {}
+
+
+def test_what_is_noted_at_once_is_all_kept(run):
+    launched(run)
+    names = [f"field-{number}" for number in range(12)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: upload.note(run, ID, **{name: 1}), names))
+    assert {name for name in upload.record(run) if name.startswith("field")} == set(names)
+    assert upload.note(run, "f" * 12, stopped="now")["id"] == ID
+    assert "stopped" not in upload.record(run)
+
+
+def test_in_a_bucket_too_nothing_is_undone(bucket, monkeypatch):
+    run = RunDir(f"{bucket}/run")
+    assert upload.note(run, ID, stopped="now") == {}
+    launched(run)
+    replace = Bucket.replace
+
+    def stopped_meanwhile(store, content, version):
+        monkeypatch.setattr(Bucket, "replace", replace)
+        upload.note(run, ID, stopped="now")
+        return store.replace(content, version)
+
+    monkeypatch.setattr(Bucket, "replace", stopped_meanwhile)
+    upload.note(run, ID, watch={"pending": True})
+    found = upload.record(run)
+    assert (found["stopped"], found["watch"]) == ("now", {"pending": True})
+    upload.forget(run, ID, {})
+    assert upload.record(run) == {}
+
+
+# Of what is created ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path) -> pathlib.Path:
+    """Where this machine keeps its records."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return records.folder()
+
+
+def fields(number: int = 0, **more) -> dict:
+    place = {"project": "p", "zone": "z"}
+    return {"id": f"{number:012x}", "name": "pit", "target": "tpu", **place, **more}
+
+
+def test_what_is_refused_is_taken_back_for_what_was_there_before(run, kept):
+    def refused(meanwhile=lambda: None):
+        with upload.recorded(run, **fields(2)):
+            meanwhile()
+            raise ConfigError("it exists already")
+
+    first = upload.write_record(run, **fields(1))
+    with pytest.raises(ConfigError):
+        refused()
+    assert upload.record(run) == first
+    with pytest.raises(ConfigError):  # another launch at the same time
+        refused(lambda: upload.write_record(run, **fields(3)))
+    assert upload.record(run)["id"] == fields(3)["id"]
+
+
+def test_what_is_asked_for_once_more_keeps_what_was_noted(run, kept):
+    with upload.recorded(run, **fields(1)) as first:
+        pass
+    upload.note(run, first["id"], stopped="now")
+    with upload.recorded(run, **first) as again:
+        assert again == {**first, "stopped": "now"}
+    with pytest.raises(ConfigError), upload.recorded(run, **first):
+        raise ConfigError("refused")
+    assert upload.record(run) == {}
+
+
+@pytest.mark.parametrize("error", [None, StorageError("the answer was lost")])
+def test_a_machine_that_cannot_keep_a_record_says_so(run, kept, capsys, error):
+    kept.parent.parent.mkdir()
+    kept.parent.write_text("")  # a file where a directory should be
+    with contextlib.suppress(StorageError), upload.recorded(run, **fields()) as made:
+        if error:
+            raise error
+    assert upload.record(run) == made
+    said = capsys.readouterr().err
+    assert said.startswith("note: this machine's record of pit is not written: ")
+    assert said.count("\n") == 1
 
 
 def test_files_are_put_whole(run, tmp_path):

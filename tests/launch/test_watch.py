@@ -1,4 +1,4 @@
-"""The watcher: what it decides, and scripted lives of resources with a clock of its own."""
+"""The watcher: scripted lives of resources, with a clock of their own."""
 
 import dataclasses
 
@@ -7,75 +7,11 @@ import pytest
 
 from pit_jax.errors import ConfigError
 from pit_jax.launch import queue, records, tpu, upload, watch
-from pit_jax.launch.decision import DELETE, DONE, GIVE_UP, RECREATE, STUCK, WAIT, History, Seen
-from pit_jax.launch.queue import Resource
+from pit_jax.launch.decision import DONE, GIVE_UP
 from pit_jax.rundir import RunDir
 
 from .fake_tpu import service as service
 from .test_queue import ID, asked
-
-
-def of(state: str, **fields) -> Resource:
-    return Resource("pit", state, ID, "pit", **fields)
-
-
-GONE, HOUR = None, 3600.0
-
-
-@pytest.mark.parametrize(
-    ("seen", "history", "action", "after_s"),
-    [
-        # On its way, or at work.
-        (Seen(resource=of("CREATING")), History(), WAIT, 0),
-        (Seen(resource=of("ACCEPTED")), History(), WAIT, 0),
-        (Seen(resource=of("WAITING_FOR_RESOURCES"), quiet_s=90 * HOUR), History(), WAIT, 0),
-        (Seen(resource=of("PROVISIONING")), History(), WAIT, 0),
-        (Seen(resource=of("ACTIVE"), quiet_s=60), History(), WAIT, 0),
-        (Seen(resource=of("ACTIVE"), quiet_s=HOUR), History(), STUCK, 0),
-        (Seen(resource=of("SUSPENDING")), History(), WAIT, 0),
-        (Seen(resource=of("DELETING")), History(pending=True), WAIT, 0),
-        (Seen(reached=False), History(absent=9), WAIT, 0),
-        # The run has ended.
-        (Seen(resource=of("ACTIVE"), ended=True, ended_s=10), History(), WAIT, 0),
-        (Seen(resource=of("ACTIVE"), ended=True, ended_s=HOUR), History(), DELETE, 0),
-        (Seen(resource=of("SUSPENDED"), ended=True, ended_s=HOUR), History(), DELETE, 0),
-        (Seen(resource=of("DELETING"), ended=True, ended_s=HOUR), History(), WAIT, 0),
-        (Seen(resource=GONE, ended=True), History(), DONE, 0),
-        (Seen(resource=GONE, ended=True), History(pending=True), DONE, 0),
-        # Suspended and failed ones come again, later and later.
-        (Seen(resource=of("SUSPENDED")), History(), RECREATE, 60),
-        (Seen(resource=of("SUSPENDED")), History(1), RECREATE, 120),
-        (Seen(resource=of("SUSPENDED")), History(4), RECREATE, 960),
-        (Seen(resource=of("SUSPENDED")), History(5), RECREATE, 1800),
-        (Seen(resource=of("SUSPENDED")), History(19), RECREATE, 1800),
-        (Seen(resource=of("SUSPENDED")), History(20), GIVE_UP, 0),
-        (Seen(resource=of("SUSPENDED"), step=7), History(20, step=7), GIVE_UP, 0),
-        (Seen(resource=of("SUSPENDED"), step=8), History(20, step=7), RECREATE, 60),
-        (Seen(resource=of("SUSPENDED", by_user=True)), History(), GIVE_UP, 0),
-        (Seen(resource=of("FAILED", code=8, reason="none free")), History(), RECREATE, 60),
-        (Seen(resource=of("FAILED", code=13)), History(2), RECREATE, 240),
-        (Seen(resource=of("FAILED")), History(), RECREATE, 60),
-        (Seen(resource=of("FAILED", code=3)), History(), GIVE_UP, 0),
-        (Seen(resource=of("FAILED", code=7)), History(), GIVE_UP, 0),
-        # Gone: deleted by us in order to create it again, or by somebody.
-        (Seen(resource=GONE), History(2, pending=True), RECREATE, 120),
-        (Seen(resource=GONE), History(20, pending=True), RECREATE, 1800),
-        (Seen(resource=GONE), History(absent=1), WAIT, 0),
-        (Seen(resource=GONE), History(absent=3), GIVE_UP, 0),
-    ],
-)
-def test_what_is_decided(seen, history, action, after_s):
-    decision = watch.decide(seen, history)
-    assert (decision.action, decision.after_s) == (action, after_s)
-
-
-def test_pauses_are_bounded():
-    pauses = [watch.pause_s(n) for n in range(100_000)]
-    assert pauses[:6] == [60, 120, 240, 480, 960, 1800]
-    assert set(pauses[5:]) == {1800.0}
-
-
-# Lives -----------------------------------------------------------------------------------
 
 
 class World:
@@ -83,17 +19,21 @@ class World:
 
     def __init__(self, service, path):
         self.service, self.now, self.said = service, 0.0, []
+        self.patience_s = 0.3
         self.run = RunDir(path / "run")
         self.events = []  # (time, what happens)
         self.request = asked(workdir="gs://bucket/pit")
         self.record = upload.write_record(self.run, **tpu.described(self.request))
-        self.gaps = []  # between deletions and creations
+        self.login = None  # credentials of the client's channel
 
     def at(self, when, what):
         self.events.append((when, what))
 
     def client(self, project, zone):
-        return queue.Client(project, zone, patience_s=0.3, pause_s=0.01)
+        channel = self.service.channel(self.login) if self.login else None
+        return queue.Client(
+            project, zone, patience_s=self.patience_s, pause_s=0.01, channel=channel
+        )
 
     def sleep(self, seconds):
         self.now += seconds
@@ -118,6 +58,11 @@ class World:
     def ends(self, code=0, **fields):
         state = "failed" if code else "done"
         self.run.write_status(state=state, exit_code=code, final=True, launch=ID, **fields)
+
+    def beats(self, start, end):
+        for when in range(start, end, 60):
+            text = f'{{"step": {when}}}'
+            self.at(when, lambda text=text: self.run.write("heartbeat.json", text))
 
     def saves(self, step):
         self.run.write(f"manifests/{step}.json", "{}")
@@ -182,12 +127,39 @@ def test_suspended_twice(world, service):
     assert world.stored()["request"] == world.request.to_json()
 
 
+def test_a_start_up_that_failed_for_a_while_is_tried_again(world, service):
+    """Its first worker says so, and deletes the resource."""
+
+    def gives_back():
+        world.run.write_status(state="failed", exit_code=1, final=False, launch=ID, reason="no pip")
+        service.resources.clear()
+
+    world.create(["ACTIVE"], ["ACTIVE", world.ends, "ACTIVE"])
+    world.at(600, gives_back)
+    assert world.watch().outcome == DONE
+    assert "pit: it failed (no pip); to be created again in 1 min" in world.said
+    assert world.stored()["watch"]["recreations"] == 1
+    assert service.count("CreateQueuedResource") == 2
+
+
 def test_the_pause_is_kept(world, service):
     made = []
     world.create(["SUSPENDED"], [lambda: made.append(world.now), "SUSPENDED"], ["ACTIVE"])
     world.at(3600, world.ends)
     world.watch()
     assert made == [pytest.approx(120, abs=60)]
+
+
+def test_the_pause_is_kept_after_a_creation_whose_answer_was_lost(world, service):
+    made = []
+    lost = [lambda: made.append(world.now), "ACTIVE", "SUSPENDED"]
+    world.create(["SUSPENDED"], lost, [*lost[:2], world.ends, "ACTIVE"])
+    unavailable = grpc.StatusCode.UNAVAILABLE
+    service.fail("CreateQueuedResource", unavailable, "lost", times=1000, after=True)
+    world.at(200, service._faults.clear)
+    assert world.watch().outcome == DONE
+    assert sum("again in" in line for line in world.said) == 2
+    assert made[1] - made[0] >= 120
 
 
 def test_without_a_new_checkpoint_it_is_given_up(world, service):
@@ -245,17 +217,6 @@ def test_a_server_that_is_gone_for_a_minute(world, service):
     assert service.count("CreateQueuedResource") == 1
 
 
-def test_a_heartbeat_that_stops_is_reported_once_and_not_killed(world, service):
-    world.create(["ACTIVE"])
-    for when in range(0, 3600, 60):
-        world.at(when, lambda when=when: world.run.write("heartbeat.json", f'{{"step": {when}}}'))
-    world.at(5 * 3600, world.ends)
-    assert world.watch().outcome == DONE
-    [line] = [line for line in world.said if "stuck" in line]
-    assert "no new heartbeat for 31 min" in line or "no new heartbeat for 30 min" in line
-    assert service.count("DeleteQueuedResource") == 1  # at the end
-
-
 def test_a_watcher_that_is_killed_is_followed_by_another(world, service):
     """Between deleting and creating: the next one creates it."""
     world.create(["SUSPENDED"], ["ACTIVE", world.ends])
@@ -297,11 +258,6 @@ def test_a_directory_that_another_launch_has_is_left_alone(world, service):
     upload.write_record(world.run, **tpu.described(asked(id="f" * 12)))
     assert "now of the launch pit" in world.watch().reason
     assert service.count("DeleteQueuedResource") == 0
-
-
-@pytest.mark.parametrize("found", [None, 7, {"recreations": "x", "step": 1}, {"recreations": -1}])
-def test_a_history_that_is_none_is_a_new_one(found):
-    assert watch._history(found) == History()
 
 
 def test_a_damaged_request_is_not_sent(world, service):

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from pit_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, Stopped
 
 _PR_SET_PDEATHSIG = 1
-_TOGETHER_S = 1.0
+_TOGETHER_S, _CTRL_C_TOGETHER_S = 1.0, 0.2
 _EXIT_CODES = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
 
 
@@ -24,7 +24,8 @@ class StopRequest:
     """A context in which the first signal is noted and the second one ends the process.
 
     Signals within a second are one: where all processes of a job are told to stop, a sweep's
-    runs are told by the sweep again, and by the system once more if the sweep then dies.
+    runs are told by the sweep again, and by the system once more if the sweep then dies. A
+    second Ctrl-C is meant so at any pace at which people press it.
     """
 
     def __init__(self, mesh: Mesh):
@@ -47,7 +48,9 @@ class StopRequest:
             self._received, self._when = number, time.monotonic()
             if sys.platform == "linux":  # whoever inherits an orphan may end, too
                 ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
-        elif time.monotonic() - self._when > _TOGETHER_S:  # asked twice: do not insist on saving
+            return
+        together_s = _CTRL_C_TOGETHER_S if number == signal.SIGINT else _TOGETHER_S
+        if time.monotonic() - self._when > together_s:  # asked twice: do not insist on saving
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 

@@ -65,6 +65,7 @@ class Group:
     ):
         self._running: list[subprocess.Popen] = []
         self._outputs: list[Output] = []
+        self._told: set[str] = set()  # errors, of which several processes may have the same
         self._beats = [folder / f"beat-{number}" for number in range(len(processes))]
         self._seen: list[tuple[int, int] | None] = [None] * len(processes)
         self._killed: set[int] = set()
@@ -106,7 +107,7 @@ class Group:
             os.close(writes)
         prefix = f"[{len(self._running)}] " if self._running else ""
         self._running.append(started)
-        self._outputs.append(log.follow(os.fdopen(reads, "rb"), prefix))
+        self._outputs.append(log.follow(os.fdopen(reads, "rb"), prefix, self._told))
 
     # Looking --------------------------------------------------------------------------
 

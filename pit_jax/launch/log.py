@@ -43,9 +43,12 @@ class Log:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         self.add(f"supervisor: {text}", f"{stamp} supervisor: {text}")
 
-    def follow(self, stream: BinaryIO, prefix: str = "") -> "Output":
-        """Takes all that comes out of a pipe, in a thread that ends with it."""
-        return Output(self, stream, prefix)
+    def follow(self, stream: BinaryIO, prefix: str = "", told: set[str] | None = None) -> "Output":
+        """Takes all that comes out of a pipe, in a thread that ends with it.
+
+        An error in `told` was told by another process of the run, and is not told again.
+        """
+        return Output(self, stream, prefix, set() if told is None else told)
 
     def add(self, shown: str, kept: str | None = None) -> None:
         with self._busy:
@@ -74,8 +77,8 @@ class Output:
       explained: whether that is such an error.
     """
 
-    def __init__(self, log: Log, stream: BinaryIO, prefix: str):
-        self._log, self._stream, self._prefix = log, stream, prefix
+    def __init__(self, log: Log, stream: BinaryIO, prefix: str, told: set[str]):
+        self._log, self._stream, self._prefix, self._told = log, stream, prefix, told
         self.last, self.explained = "", False
         self._thread = threading.Thread(target=self._read, name="log", daemon=True)
         self._thread.start()
@@ -89,6 +92,9 @@ class Output:
                 said = line.strip()
                 if said.startswith(_ERROR):
                     self.last, self.explained = said.removeprefix(_ERROR), True
+                    if said in self._told:
+                        continue
+                    self._told.add(said)
                 elif said and not self.explained:
                     self.last = said
                 self._log.add(self._prefix + line)

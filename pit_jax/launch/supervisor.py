@@ -34,7 +34,7 @@ from pit_jax.rundir import RunDir
 FINAL = (EXIT_DONE, 2, 3, 4)
 _STOPS = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
 HEARTBEAT = "heartbeat.json"
-_TOGETHER_S = 1.0  # signals so close are one, as in signals.py
+_TOGETHER_S = {signal.SIGTERM: 1.0, signal.SIGINT: 0.2}  # so close are one, as in signals.py
 
 
 def supervise(
@@ -279,7 +279,7 @@ class _Supervisor:
 
         def note(number: int, frame: Any) -> None:
             now = time.monotonic()
-            if now - self._asked > _TOGETHER_S:
+            if now - self._asked > _TOGETHER_S[number]:
                 self._signals.append(number)
                 self._asked = now
             self._woken.set()

@@ -117,6 +117,12 @@ def test_the_one_that_was_killed_is_named_and_not_what_the_others_made_of_it(sta
     assert wait(group) == (137, "process 1: killed by SIGKILL")
 
 
+def test_what_all_of_them_refuse_is_told_once(start):
+    group, printed = start(*["error=pit-jax:_no_data exit=2"] * 3)
+    assert wait(group) == (2, "exit code 2: no data")
+    assert len([line for line in printed if line.endswith("pit-jax: no data")]) == 1
+
+
 def test_a_signal_reaches_all_that_live(start):
     group, _ = start("told=exit=75 print=ready sleep=30", "told=exit=130 print=ready sleep=30")
     until(lambda: group.look() or _.count("ready") + _.count("[1] ready") == 2)

@@ -42,7 +42,7 @@ def test_a_signal_is_passed_on_and_the_checkpoint_waited_for(a, number, code):
 
 
 def test_a_later_signal_kills(a, monkeypatch):
-    monkeypatch.setattr(supervisor, "_TOGETHER_S", 0.0)
+    monkeypatch.setattr(supervisor, "_TOGETHER_S", {signal.SIGTERM: 0.0})
     a.on_line = lambda line: os.kill(os.getpid(), signal.SIGTERM) if " " not in line else None
     # Not asked for by the supervisor's own lines, which have spaces.
     assert a.supervise("told=print=no print=ready sleep=30 sleep=30") == 75
@@ -57,6 +57,17 @@ def test_signals_within_a_second_are_one(a):
     assert a.supervise("told=sleep=0.1,save=1,exit=75 print=ready sleep=30") == 75
     assert a.there("manifests/1.json")
     assert len(a.said()) == 1
+
+
+def test_a_second_ctrl_c_kills_at_any_pace_at_which_people_press_it(a):
+    def press(line: str) -> None:
+        if " " not in line:
+            time.sleep(0.3 if line == "no" else 0)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    a.on_line = press
+    assert a.supervise("told=print=no print=ready sleep=30 sleep=30") == 130
+    assert a.said()[1] == "SIGINT again: killing the run"
 
 
 def test_a_run_that_does_not_save_in_time_is_killed(a):

@@ -27,6 +27,7 @@ for _driver in _DRIVERS.values():
     # They print a traceback of whatever they raise; here it is told in one line.
     logging.getLogger(_driver).setLevel(logging.CRITICAL)
 _DIGITS = 18  # of a whole number; a longer one is read as a real number, perhaps infinite
+_URL = re.compile(r"(?:\b[A-Z]+ )?\bhttps?://\S+")  # of a bucket's server; after GET, POST
 # Control characters and lone surrogates, which neither terminals, HTML nor UTF-8 take.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -191,7 +192,11 @@ def told(path: epath.PathLike, what: str = "written") -> Iterator[None]:
 
 def storage_error(path: epath.PathLike, error: Exception, what: str = "written") -> StorageError:
     """The one line for a file that could not be written, or read."""
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+    text = _URL.sub("", str(error)) if in_bucket(path) else str(error)
+    reason = getattr(error, "strerror", None) or " ".join(text.split())[:300]
+    if in_bucket(path) and isinstance(error, FileNotFoundError):  # its text is what was called
+        bucket = os.fspath(path).partition("://")[2].partition("/")[0]
+        reason = "it is not there" if what == "read" else f"is there a bucket {bucket}?"
     return StorageError(f"{path} could not be {what}: {reason or type(error).__name__}")
 
 

@@ -88,6 +88,27 @@ def test_text_that_cannot_be_shown_is_replaced():
     assert files.printable("a\0b\x1b[31m\ud800 é ✓\n") == "a�b�[31m� é ✓\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "what", "line"),
+    [
+        (FileNotFoundError("http://h/upload/storage/v1/b/bb/o?name=x"), "written", "is there a bu"),
+        (FileNotFoundError("b/bb/o/x"), "read", "it is not there"),
+        (OSError("Forbidden: https://h/upload/b/bb/o?x=1\nme may not"), "written", "Forbidden: me"),
+        (RuntimeError("403 POST http://h/upload/b/bb/o: me may not"), "written", "403 me may not"),
+        (RuntimeError("https://h/upload/b/bb/o"), "written", "RuntimeError"),
+    ],
+)
+def test_no_address_of_a_bucket_s_server_is_a_reason(error, what, line):
+    told = str(files.storage_error("gs://bb/x", error, what))
+    assert told.startswith(f"gs://bb/x could not be {what}: {line}")
+    assert "http" not in told
+    assert "upload" not in told
+
+
+def test_an_address_in_another_error_stays(tmp_path):
+    assert "http://h/x" in str(files.storage_error(tmp_path, OSError("no answer of http://h/x")))
+
+
 def test_a_bucket_out_of_reach_is_told_by_us_alone(caplog):
     """Its driver would log a traceback as well, which Python prints."""
     try:

@@ -13,6 +13,7 @@ machine of eight (ct5lp-hightpu-8t, ct6e-standard-8t), not as two of four.
 import dataclasses
 import difflib
 import math
+import re
 
 from pit_jax.errors import ConfigError
 from pit_jax.perf import topology
@@ -84,22 +85,29 @@ def find(name: str | None, slices: int = 1) -> Accelerator:
     """The accelerator of a name, `slices` times.
 
     Raises:
-      ConfigError: listing all names, if there is none of this one; for slices below 1.
+      ConfigError: if there is none of this name, listing the sizes of its generation or else
+        the generations; for slices below 1.
     """
     if not name:
         raise ConfigError("--accelerator is missing: e.g. v5litepod-64, v5p-128, v6e-8")
-    prefix, _, count = name.partition("-")
+    prefix, _, count = name.lower().partition("-")
+    none = f"there is no accelerator {ascii(name)[:40]}"
     for generation in GENERATIONS:
+        if prefix not in (generation.prefix, generation.kind):
+            continue
         shapes = topology.CHIPS[generation.kind].shapes
-        if prefix in (generation.prefix, generation.kind) and count in map(str, shapes):
+        if count in map(str, shapes):
             where = topology.find(f"{generation.kind}-{count}", slices)
             return Accelerator(f"{generation.prefix}-{count}", generation, where)
-    near = difflib.get_close_matches(name[:40], names(), n=1)
+        hint, sizes = "", sorted(shapes)
+        if re.fullmatch("[0-9]{1,9}", count):
+            sizes.sort(key=lambda size: abs(size - int(count)))
+            hint = f" (did you mean {generation.prefix}-{sizes[0]}?)"
+        raise ConfigError(f"{none}{hint}: {generation.prefix} has -{', -'.join(map(str, sizes))}")
+    near = difflib.get_close_matches(name[:40].lower(), names(), n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    listed = "; ".join(
-        f"{g.prefix}-{', -'.join(map(str, topology.CHIPS[g.kind].shapes))}" for g in GENERATIONS
-    )
-    raise ConfigError(f"there is no accelerator {ascii(name)[:40]}{hint}. There are {listed}")
+    listed = ", ".join(f"{generation.prefix}-N" for generation in GENERATIONS)
+    raise ConfigError(f"{none}{hint}: there are {listed}, such as v5litepod-8")
 
 
 def names() -> list[str]:

@@ -1,7 +1,7 @@
 """`pit-jax launch --target gke`: one run on a TPU node pool of GKE, as a JobSet.
 
-The way of tpu.py: checked, compiled for the slice, shown and confirmed; then uploaded,
-launch.json written, and the JobSet created with the official client and the kubeconfig's
+The way of tpu.py: checked, looked at, compiled for the slice, shown and confirmed; then
+uploaded, launch.json written, and the JobSet created with the official client and the kubeconfig's
 credentials. JobSet and the supervisor restart what fails, so nobody has to watch.
 """
 
@@ -33,13 +33,15 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
     config = configfile.load(args.config, overrides)
     asked = prepare(args, config.launch.retries)
     where = accelerators.find(asked.accelerator, asked.slices)
-    unreachable = upload.check_reachable(config, tpu.data_dir(args))
+    unreachable = upload.check_reachable(config, "gke", tpu.data_dir(args))
     if args.dry_run:
         show(args, overrides, asked, where, unreachable)
         return
     if unreachable:
         raise ConfigError(unreachable[0])
+    money.check_answer(args.yes)
     cluster = Cluster(args.context, asked.namespace)
+    upload.check_there(args.workdir)
     run = RunDir(args.workdir)
     upload.check_free(run, config, tpu.alive)
     if done := upload.finished(run, config):
@@ -90,18 +92,17 @@ def show(
     where: accelerators.Accelerator,
     unreachable: Sequence[str],
 ) -> None:
-    """Prints the manifest as YAML; what else there is to say stands in its comments."""
+    """Prints the manifest as YAML; what else there is to say stands in comments at its end."""
     lines = [f"{asked.name} in the cluster of {args.context or 'your kubeconfig'}"]
     price = args.price_per_chip_hour
     lines += money.table(where, asked.slices, asked.spot, None, price).splitlines()
     lines += [f"uploaded to {upload.config_place(asked.workdir)}: the resolved config"]
-    lines += [f"without --dry-run this is refused: {line}" for line in unreachable]
     lines += ["nothing was created or compiled. Whether it fits, and the chip-hours:"]
-    lines += [f"  {money.preflight_command(args.config, where, asked.slices, overrides)}"]
-    text = to_yaml(asked.manifest())
+    lines += [money.preflight_command(args.config, where, asked.slices, overrides)]
+    lines += [money.refused_later(line) for line in unreachable]
+    print(to_yaml(asked.manifest()), end="")
     for line in "\n".join(lines).splitlines():  # an override may hold a line break
         print(f"# {line}")
-    print(text, end="")
 
 
 def to_yaml(manifest: Mapping[str, Any]) -> str:
@@ -164,9 +165,10 @@ def state(record: Mapping[str, Any]) -> str | None:
     return state_of(found) if launch_of(found) == record.get("id") and found else None
 
 
-def alive(record: Mapping[str, Any]) -> bool:
-    """Whether a launch's JobSet goes on; as `state`."""
-    return state(record) not in (None, "DELETING", *ENDED)
+def alive(record: Mapping[str, Any]) -> str:
+    """The state of a launch's JobSet that goes on, "" of others; as `state`."""
+    found = state(record)
+    return "" if found in (None, "DELETING", *ENDED) else found
 
 
 def delete(record: Mapping[str, Any]) -> bool:

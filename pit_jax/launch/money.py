@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from ml_collections import ConfigDict
 
 from pit_jax.errors import ConfigError, DoesNotFit
 from pit_jax.launch.accelerators import Accelerator
+
+_COLUMNS = 80
 
 
 def preflight(
@@ -61,11 +64,29 @@ def check_fits(found: Mapping[str, Any] | None, accelerator: Accelerator, anyway
 def preflight_command(
     config: str, accelerator: Accelerator, slices: int, overrides: Sequence[str]
 ) -> str:
-    """What a dry run names to be tried: the same compilation, by hand."""
-    words = ["pit-jax", "preflight", "--config", config]
-    words += ["--topology", accelerator.topology.name]
-    words += ["--slices", str(slices)] if slices > 1 else []
-    return shlex.join([*words, *overrides])
+    """What a dry run names to be tried: the same compilation, by hand; in lines of a terminal."""
+    words = ["preflight", f"--config {shlex.quote(config)}"]
+    words += [f"--topology {accelerator.topology.name}"]
+    words += [f"--slices {slices}"] if slices > 1 else []
+    lines = ["  pit-jax"]
+    for word in [*words, *map(shlex.quote, overrides)]:
+        if len(lines[-1]) + len(word) + len(" ") <= _COLUMNS - len("#  \\"):  # gke.py comments
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}")
+    return " \\\n".join(lines)
+
+
+def refused_later(line: str) -> str:
+    """What a dry run says of what a launch would refuse, in lines of a terminal."""
+    text = f"note: without --dry-run this is refused: {line}"
+    return textwrap.fill(
+        text,
+        _COLUMNS - len("# "),
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def table(
@@ -98,10 +119,10 @@ def table(
         rows.append((f"{name} step", f"{verdict}, {of}"))
     hours = found["chip_hours"] if found else None
     if hours is not None:
-        alone = hours / chips
-        rows.append(("chip-hours", f"{_number(hours)} at least, {_hours(alone)} on this slice"))
+        rows.append(("chip-hours", f"{at_least(hours)}, {_hours(hours / chips)} on this slice"))
         if price is not None:
-            rows.append(("price", f"{hours * price:,.2f} at least, at {price:g} a chip-hour"))
+            cost = at_least(hours * price, decimals=2)
+            rows.append(("price", f"{cost}, at {price:g} a chip-hour"))
     elif found is not None:
         rows.append(("chip-hours", "not known: no estimate for this schedule"))
     if price is not None:
@@ -109,31 +130,46 @@ def table(
     return "\n".join(f"  {name:13} {text}" for name, text in rows)
 
 
+def check_answer(yes: bool) -> None:
+    """Refuses a launch that nobody would confirm, before anything is compiled for it.
+
+    Raises:
+      ConfigError: if nobody is there to ask.
+    """
+    if not yes and not sys.stdin.isatty():
+        raise ConfigError("nobody is here to ask whether to create this: add --yes")
+
+
 def confirm(question: str, yes: bool, done: str = "created") -> None:
-    """Goes on if somebody agrees: `yes`, or an answer on the terminal.
+    """Goes on if somebody agrees: `yes`, or an answer on the terminal, see `check_answer`.
 
     Args:
       done: what was not, after another answer.
 
     Raises:
-      ConfigError: if nobody is there to ask, or says no.
+      ConfigError: if somebody says no.
     """
     if yes:
         return
-    if not sys.stdin.isatty():
-        raise ConfigError(f"{question} Nobody is here to answer: add --yes")
     print(f"{question} [y/N] ", end="", flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ConfigError(f"nothing was {done}")
 
 
-def _number(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+def at_least(amount: float, decimals: int | None = None) -> str:
+    """Chip-hours, or with two decimals a price: preflight knows the least that it can be."""
+    if amount < 0.01:
+        return "under 0.01"
+    if decimals is None:
+        return f"{f'{amount:,.0f}' if amount >= 100 else f'{amount:.3g}'} at least"
+    return f"{amount:,.{decimals}f} at least"
 
 
 def _hours(hours: float) -> str:
     if hours >= 48:
         return f"{hours / 24:.1f} days"
+    if hours < 1 / 60:
+        return "under a minute"
     return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
 
 

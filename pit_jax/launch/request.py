@@ -22,6 +22,7 @@ _RESOURCE = r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _ZONE = r"[a-z]{2,20}-[a-z]{2,20}[0-9]{1,2}-(?:ai[0-9])?[a-z]"
 _REGION = r"[a-z]{2,20}-[a-z]{2,20}[0-9]{1,2}"
 _HOST = r"[a-z0-9](?:[-a-z0-9.]{0,100}[a-z0-9])?"
+_BUCKET = r"[a-z0-9][-a-z0-9_.]{1,220}[a-z0-9]"
 _SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._~=+@,-]+"
 # What a field may hold, and what its refusal advises.
 _PATTERNS = {
@@ -53,11 +54,11 @@ _PATTERNS = {
         "a disk's name, or projects/P/zones/Z/disks/NAME",
     ),
     "workdir": (
-        rf"gs://[a-z0-9][-a-z0-9_.]{{1,220}}[a-z0-9](?:/{_SEGMENT})+/?",
+        rf"gs://{_BUCKET}(?:/{_SEGMENT})+/?",
         "gs://BUCKET/DIRECTORY of letters, digits and . _ ~ = + @ , -",
     ),
     "data": (
-        rf"gs://[a-z0-9][-a-z0-9_.]{{1,220}}[a-z0-9](?:/{_SEGMENT})*/?",
+        rf"gs://{_BUCKET}(?:/{_SEGMENT})*/?",
         "gs://BUCKET/DIRECTORY of letters, digits and . _ ~ = + @ , -",
     ),
     "requirement": (
@@ -85,6 +86,12 @@ def check(field: str, value: str, flag: str | None = None) -> str:
     if not isinstance(value, str) or not (
         len(value) <= _LONGEST.get(field, 500) and re.fullmatch(pattern, value)
     ):
+        bucket = re.match("gs://([^/]+)", str(value))
+        if bucket and field in ("workdir", "data") and not re.fullmatch(_BUCKET, bucket[1]):
+            advice = (
+                "gs://BUCKET/DIRECTORY; a bucket's name has 3 or more lower-case letters, digits"
+                " and - _ . and begins and ends with a letter or digit"
+            )
         shown = ascii(value)[:60]
         raise ConfigError(f"--{flag or field.replace('_', '-')} {shown}: write {advice}")
     return value
@@ -233,7 +240,7 @@ class Request:
         )
         for spec in found["tpu"]["node_spec"]:
             lines = len(self.script.splitlines())
-            spec["node"]["metadata"]["startup-script"] = f"({lines} lines, see below)"
+            spec["node"]["metadata"]["startup-script"] = f"({lines} lines, see above)"
         return found
 
 

@@ -9,6 +9,7 @@ command takes up the launches that it finds.
 
 import collections
 import copy
+import os
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 from pit_jax.config import flatten
 from pit_jax.errors import ConfigError
-from pit_jax.launch import accelerators, money, startup, tpu, upload, watch, wheel
+from pit_jax.launch import accelerators, money, queue, startup, tpu, upload, watch, wheel
 from pit_jax.launch import request as requests
 from pit_jax.launch.accelerators import Accelerator
 from pit_jax.launch.fleet import Fleet, Planned
@@ -50,7 +51,11 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
             " out for a launch a point"
         )
     base = args.name or requests.name_of(args.workdir)
-    requests.check("name", base)
+    project = tpu.project(args)
+    tpu.prepare(args, base, args.workdir, project)  # refuses what is wrong for all of them
+    if not args.dry_run:
+        money.check_answer(args.yes)
+        upload.check_there(args.workdir)
     with tempfile.TemporaryDirectory() as folder:
         # A dry run needs no network: what the bucket holds is not looked at.
         at = f"{folder}/sweep" if args.dry_run else args.workdir
@@ -59,24 +64,26 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
         unreachable = [
             f"point {point.index} ({point.label}): {line}"
             for point in found
-            for line in upload.check_reachable(_without_needs(point), tpu.data_dir(args))
+            for line in upload.check_reachable(_without_needs(point), "tpu", tpu.data_dir(args))
         ]
         if unreachable and not args.dry_run:
             raise ConfigError(unreachable[0])
         plan = _shards if args.shards is not None else _launches
         if args.dry_run:
-            planned = plan(args, overrides, base, tpu.project(args), found, None)
-            _show(args, where, found, planned)
-            for line in unreachable[:3]:
-                print(f"note: without --dry-run this is refused: {line}")
+            planned = plan(args, overrides, base, project, found, None)
+            _show(args, overrides, where, found, planned)
+            for line in unreachable[:1]:
+                more = f"; and {len(unreachable) - 1} more" if unreachable[1:] else ""
+                print(money.refused_later(f"{line}{more}"))
             return
         built = None if args.requirement else wheel.build(folder)
         todo = [point for point in found if not directory.is_done(point)]
         print(f"{directory.path}: {len(found)} points, {len(found) - len(todo)} done", flush=True)
         if not todo:
             return
-        planned = plan(args, overrides, base, tpu.project(args), found, built)
+        planned = plan(args, overrides, base, project, found, built)
         if args.shards is None:
+            _check_names(_of(planned, found, todo))
             at_once = min(args.at_once or AT_ONCE, len(todo))
             _confirm(args, where, todo, planned, f"{_slices(todo)}, {at_once} at once,")
             directory.write(file, found)
@@ -85,6 +92,7 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
         there = _there(planned)
         planned, todo = _left(planned, todo, there)
         if planned:
+            _check_names(planned)
             _confirm(args, where, todo, planned, _slices(planned))
         directory.write(file, found)
         _start_shards(args, planned, there)
@@ -162,16 +170,57 @@ def _without_needs(point: Point) -> Any:
 
 
 def _show(
-    args: Any, where: Accelerator, found: Sequence[Point], planned: Sequence[Planned]
+    args: Any,
+    overrides: Sequence[str],
+    where: Accelerator,
+    found: Sequence[Point],
+    planned: Sequence[Planned],
 ) -> None:
+    first = planned[0]
+    tpu.show(first.asked)
     board.plan(found, [""] * len(found))
     if args.shards is not None:
-        print(f"{len(found)} points on {len(planned)} slices; the first one:\n")
+        print(f"{len(found)} points on {len(planned)} slices; the first one:")
     else:
         at_once = min(args.at_once or AT_ONCE, len(found))
-        print(f"{len(found)} launches, {at_once} at once; the first one:\n")
-    tpu.show(args, planned[0].asked, where, planned[0].files)
-    print("nothing was created, compiled or looked up")
+        print(f"{len(found)} launches, {at_once} at once; the first one:")
+    print("\n".join(tpu.summary(args, first.asked, where, first.files)))
+    print("nothing was created or compiled. Whether a point fits, and its chip-hours:")
+    spec, own = _by_hand(args.sweep, found[0])
+    print(money.preflight_command(spec, where, args.slices or 1, [*own, *overrides]))
+
+
+def _by_hand(sweep_file: str, point: Point) -> tuple[str, list[str]]:
+    """A point's FILE[:ARG] and overrides for another command; what it needs is left out."""
+    spec = point.overrides.get("config")
+    beside = os.path.join(os.path.dirname(sweep_file), spec or "")
+    if spec and os.path.isfile(beside.partition(".py:")[0].removesuffix(".py") + ".py"):
+        spec = beside
+    left_out = ("config", "label", *point.needs)
+    fields = {name: value for name, value in point.overrides.items() if name not in left_out}
+    return spec or sweep_file, [f"--config.{name}={value}" for name, value in fields.items()]
+
+
+def _of(planned: Sequence[Planned], found: Sequence[Point], todo: Sequence[Point]) -> list[Planned]:
+    """The launches of these points."""
+    wanted = {point.index for point in todo}
+    return [one for one, point in zip(planned, found, strict=True) if point.index in wanted]
+
+
+def _check_names(planned: Sequence[Planned]) -> None:
+    """Refuses names that queued resources of others have, before anything is compiled.
+
+    Raises:
+      ConfigError: naming the first one.
+    """
+    asked = planned[0].asked
+    there = {one.name: one for one in queue.Client(asked.project, asked.zone).list()}
+    for one in planned:
+        other = there.get(one.asked.name)
+        if other is None or other.state == "DELETING":  # gone by then, or waited for
+            continue
+        if other.launch != upload.record(RunDir(one.asked.workdir)).get("id"):
+            raise tpu.taken(one.asked, other.state)
 
 
 def _confirm(
@@ -202,8 +251,8 @@ def _confirm(
         one = compiled["chip_hours"] if compiled else None
         hours = None if hours is None or one is None else hours + one * len(group)
     if hours is not None and len(todo) > 1:
-        cost = f", {hours * price:,.2f}" if price is not None else ""
-        print(f"all {len(todo)} points: {hours:,.3g} chip-hours at least{cost}")
+        cost = f", price {money.at_least(hours * price, decimals=2)}" if price is not None else ""
+        print(f"all {len(todo)} points: chip-hours {money.at_least(hours)}{cost}")
     asked = planned[0].asked
     money.confirm(f"create {what} in {asked.project}, {asked.zone}?", args.yes)
 

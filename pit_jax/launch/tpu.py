@@ -1,8 +1,9 @@
 """`pit-jax launch --target tpu`: one run on a Cloud TPU slice, as a queued resource.
 
-In order: what the user wrote is checked, the config is compiled for the slice, what it takes
-is shown and confirmed; then the files are uploaded, launch.json is written, and the queued
-resource is created. Nothing is created before the last yes.
+In order: what the user wrote is checked, credentials, bucket and name are looked at, the
+config is compiled for the slice, what it takes is shown and confirmed; then the files are
+uploaded, launch.json is written, and the queued resource is created. Nothing is created before
+the last yes.
 """
 
 import copy
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 from pit_jax import configfile
 from pit_jax.config import assign
-from pit_jax.errors import ConfigError, Stopped
+from pit_jax.errors import ConfigError, PitError, Stopped
 from pit_jax.launch import accelerators, money, startup, upload, wheel
 from pit_jax.launch import request as requests
 from pit_jax.launch.accelerators import Accelerator
@@ -48,17 +49,21 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
     asked = prepare(args, name, args.workdir, project(args))
     where = accelerators.find(asked.accelerator, asked.slices)
     config = configfile.load(args.config, overrides)
-    unreachable = upload.check_reachable(config, data_dir(args))
+    unreachable = upload.check_reachable(config, "tpu", data_dir(args))
     own: Contents = {"config.json": upload.config_text(for_workers(config, args))}
     if args.dry_run:
-        show(args, asked, where, contents(args, asked, own))
-        for line in unreachable:
-            print(f"note: without --dry-run this is refused: {line}")
+        files = contents(args, asked, own)
+        show(asked)
+        print("\n".join(summary(args, asked, where, files)))
         print("nothing was created or compiled. Whether it fits, and the chip-hours:")
-        print(f"  {money.preflight_command(args.config, where, asked.slices, overrides)}")
+        print(money.preflight_command(args.config, where, asked.slices, overrides))
+        for line in unreachable:
+            print(money.refused_later(line))
         return
     if unreachable:
         raise ConfigError(unreachable[0])
+    money.check_answer(args.yes)
+    upload.check_there(args.workdir)
     run = RunDir(args.workdir)
     upload.check_free(run, config, alive)
     if done := upload.finished(run, config):
@@ -66,6 +71,7 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
         return
     if args.data:
         upload.check_data(args.data)
+    check_name(asked)
     with tempfile.TemporaryDirectory() as folder:
         files = contents(args, asked, own, None if args.requirement else wheel.build(folder))
         price = args.price_per_chip_hour
@@ -219,6 +225,32 @@ def contents(
     return files
 
 
+def check_name(asked: Request) -> None:
+    """Refuses a name that a queued resource has, before anything is compiled for it.
+
+    Raises:
+      ConfigError: naming it.
+      Unreachable: if it is about to be free.
+    """
+    from pit_jax.launch import queue
+
+    found = queue.Client(asked.project, asked.zone).get(asked.name)
+    if found is not None:
+        raise taken(asked, found.state)
+
+
+def taken(asked: Request, state: str) -> PitError:
+    """What there is to say of a name that a queued resource in this state has."""
+    from pit_jax.launch import queue
+
+    if state == "DELETING":
+        return queue.Unreachable(f"{asked.name} is still being deleted: try again in a minute")
+    return ConfigError(
+        f"--name {asked.name}: a queued resource of this name exists in {asked.project},"
+        f" {asked.zone}: choose another, or pit-jax launch stop {asked.name}"
+    )
+
+
 def create(run: RunDir, asked: Request, files: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Uploads, writes launch.json, creates the queued resource; returns launch.json.
 
@@ -248,8 +280,8 @@ def described(asked: Request) -> dict[str, Any]:
     }
 
 
-def alive(before: Mapping[str, Any]) -> bool:
-    """Whether the resource of an earlier launch is still there."""
+def alive(before: Mapping[str, Any]) -> str:
+    """The state of an earlier launch's resource; "" if it is gone or about to go."""
     if before.get("target") == "gke":
         from pit_jax.launch import gke
 
@@ -257,22 +289,29 @@ def alive(before: Mapping[str, Any]) -> bool:
     from pit_jax.launch import queue
 
     found = queue.Client(before["project"], before["zone"]).get(before["name"])
-    return found is not None and found.launch == before["id"] and found.state != "DELETING"
+    own = found is not None and found.launch == before["id"] and found.state != "DELETING"
+    return found.state if own else ""
 
 
-def show(args: Any, asked: Request, where: Accelerator, files: Contents) -> None:
-    """Prints all that would be created: what it takes, the request, uploads, the script."""
-    print(f"{asked.name} in {asked.project}, {asked.zone}")
-    print(money.table(where, asked.slices, asked.spot, None, args.price_per_chip_hour))
-    print(f"\nqueued resource {asked.parent}/queuedResources/{asked.name}")
-    print(json.dumps(asked.shown(), indent=2))
-    print(f"\nuploaded to {asked.workdir}/")
-    for name, content in files.items():
-        size = f"{len(content):,} bytes" if content else "a wheel of this checkout"
-        print(f"  {upload.FOLDER}/{name:40} {size}")
-    print(f"  {upload.RECORD:47} the request, to send it again\n")
+def show(asked: Request) -> None:
+    """Prints what would be sent: the start-up script, and the request."""
     print("start-up script of every worker")
     print("\n".join(f"  {line}".rstrip() for line in asked.script.splitlines()))
+    print(f"\nqueued resource {asked.parent}/queuedResources/{asked.name}")
+    print(json.dumps(asked.shown(), indent=2))
+
+
+def summary(args: Any, asked: Request, where: Accelerator, files: Contents) -> list[str]:
+    """What a person looks at before the yes, in lines that all stand on one screen."""
+    account = asked.service_account or "the project's Compute Engine default account"
+    return [
+        f"\n{asked.name} in {asked.project}, {asked.zone}",
+        money.table(where, asked.slices, asked.spot, None, args.price_per_chip_hour),
+        f"  {'account':13} {account}",
+        f"  {'labels':13} {requests.NAME_LABEL}={asked.name}, {requests.LABEL}={asked.id}",
+        f"uploaded to {asked.workdir}/",
+        *upload.listed(files),
+    ]
 
 
 def told(asked: Request) -> None:

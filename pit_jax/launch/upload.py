@@ -9,6 +9,8 @@ import contextlib
 import datetime
 import json
 import pathlib
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,8 +20,9 @@ from ml_collections import ConfigDict
 from pit_jax import configfile, files
 from pit_jax.config import flatten
 from pit_jax.data import known
-from pit_jax.errors import ConfigError
+from pit_jax.errors import ConfigError, StorageError
 from pit_jax.launch import records
+from pit_jax.launch.cloud_errors import LOGIN, NoLogin, needs_login
 from pit_jax.lease_store import Bucket, Disk
 from pit_jax.rundir import RunDir
 
@@ -27,6 +30,8 @@ SCHEMA = 1
 FOLDER = "launch"
 RECORD = "launch.json"
 CHANGE_S = 30.0  # for a bucket to answer
+REACH_S = 60.0  # for one that is out of reach to be asked again
+LATE_S = 5.0  # until somebody who waits for it is told why
 # Fields that name files which the workers would read.
 _PLACES = ("init_from", "resume", "autoencoder.weights", "eval.reference", "eval.features")
 _MADE = ("digits", "scenes")  # sets that lie nowhere: they are in a package, or drawn
@@ -45,10 +50,62 @@ def check_bucket(workdir: str, target: str) -> None:
         )
 
 
-def check_reachable(config: ConfigDict, data_dir: str = "") -> list[str]:
+def check_there(workdir: str) -> None:
+    """Looks with the credentials that are here whether a work directory's bucket is there.
+
+    Raises:
+      ConfigError: if there are no credentials, or there is no such bucket.
+      StorageError: if it is not reached, or may not be looked at.
+    """
+    name = workdir.removeprefix("gs://").partition("/")[0]
+    words = f"gs://{name} does not answer yet: it is asked again for {REACH_S:.0f} s"
+    late = threading.Timer(LATE_S, _say, [words])
+    late.daemon = True
+    late.start()
+    try:
+        with files.told(f"gs://{name}", "read"):
+            _look(name)
+    finally:
+        late.cancel()
+
+
+def _look(bucket: str) -> None:
+    try:
+        from google.api_core import exceptions
+        from google.auth.exceptions import DefaultCredentialsError
+        from google.cloud import storage
+        from google.cloud.storage.retry import DEFAULT_RETRY
+    except ImportError:
+        raise ConfigError(
+            "Google's client libraries are missing here: pip install 'pit_jax[launch]'"
+        ) from None
+    try:
+        client = storage.Client(project=None)
+        call = {"timeout": CHANGE_S, "retry": DEFAULT_RETRY.with_timeout(REACH_S)}
+        next(iter(client.list_blobs(bucket, max_results=1, **call)), None)
+    except DefaultCredentialsError:
+        raise NoLogin(f"there are no Google Cloud credentials here: {LOGIN}") from None
+    except exceptions.NotFound:
+        raise ConfigError(
+            f"there is no bucket {bucket}: gcloud storage buckets create gs://{bucket}"
+            " --location=REGION"
+        ) from None
+    except exceptions.RetryError as error:
+        raise StorageError(
+            f"gs://{bucket}: Google Cloud Storage does not answer ({type(error.cause).__name__}):"
+            " is there a network? Try again later"
+        ) from None
+    except Exception as error:
+        if needs_login(error):
+            raise NoLogin(f"your Google Cloud credentials are not taken: {LOGIN}") from None
+        raise
+
+
+def check_reachable(config: ConfigDict, target: str, data_dir: str = "") -> list[str]:
     """What a config reads from this machine, where no worker would find it; one line each.
 
     Args:
+      target: "tpu" or "gke", whose options are named.
       data_dir: where the workers' data will lie; "" if they get none.
     """
     flat = flatten(config)
@@ -64,9 +121,9 @@ def check_reachable(config: ConfigDict, data_dir: str = "") -> list[str]:
         )
     name = config.data.name
     if not data_dir and (known.copy_of(name) or name.partition(":")[0] not in _MADE):
+        disk = " or --data-disk DISK" if target == "tpu" else ""
         lines.append(
-            f"config.data.name={name!r} lies nowhere on the workers: give --data gs://... or"
-            " --data-disk DISK"
+            f"config.data.name={name!r} lies nowhere on the workers: give --data gs://...{disk}"
         )
     return lines
 
@@ -87,13 +144,13 @@ def check_data(place: str) -> None:
 
 
 def check_free(
-    run: RunDir, config: ConfigDict | None, alive: Callable[[dict[str, Any]], bool]
+    run: RunDir, config: ConfigDict | None, alive: Callable[[dict[str, Any]], str]
 ) -> None:
     """Refuses a work directory with another run in it, or with a launch that has not ended.
 
     Args:
       config: of the run, if it is one.
-      alive: whether the resource of a launch is there; asked only where that matters.
+      alive: the state of a launch's resource, "" if it is gone; asked only where that matters.
 
     Raises:
       ConfigError: naming what differs, or the launch.
@@ -103,10 +160,16 @@ def check_free(
     before = record(run)
     if not before or ended(run, before):
         return
-    if alive(before):
+    name, state = before.get("name"), alive(before)
+    if state == "FAILED":  # it has to go before another can have its name
         raise ConfigError(
-            f"--workdir {run.path} belongs to the launch {before.get('name')}, which has not ended:"
-            f" pit-jax launch status {before.get('name')}, or launch stop {before.get('name')}"
+            f"--workdir {run.path}: its launch {name} has FAILED, pit-jax launch status {name} says"
+            f" why: pit-jax launch stop {name}, mend, launch again"
+        )
+    if state:
+        raise ConfigError(
+            f"--workdir {run.path} belongs to the launch {name}, which has not ended:"
+            f" pit-jax launch status {name}, or launch stop {name}"
         )
 
 
@@ -209,6 +272,21 @@ def _change(
             return changed
 
 
+def listed(contents: Mapping[str, str | bytes | pathlib.Path]) -> list[str]:
+    """What `put` would write, and launch.json, in lines for a dry run; a study as its folder."""
+    sizes: dict[str, int] = {}
+    for name, content in contents.items():
+        folder = f"{name.partition('/')[0]}/" if "/" in name else name
+        sizes[folder] = sizes.get(folder, 0) + len(content)
+    rows = [
+        (f"{FOLDER}/{name}", f"{size:,} bytes" if size else "this checkout")
+        for name, size in sizes.items()
+    ]
+    rows.append((RECORD, "the whole request"))
+    width = max(len(name) for name, _ in rows)
+    return [f"  {name:{width}}  {about}" for name, about in rows]
+
+
 def put(run: RunDir, contents: Mapping[str, str | bytes | pathlib.Path]) -> None:
     """Writes files of these names into <workdir>/launch/.
 
@@ -244,6 +322,10 @@ def config_text(config: ConfigDict) -> str:
 def config_place(workdir: str) -> str:
     """Where the workers read their config."""
     return f"{workdir.rstrip('/')}/{FOLDER}/config.json"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _inside(path: str, data_dir: str) -> bool:

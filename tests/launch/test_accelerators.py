@@ -65,18 +65,26 @@ def test_memory_is_a_chips_and_not_a_devices():
     assert accelerators.find("tpu7x-8").hbm_bytes == 2 * int(94.75 * 2**30)
 
 
-def test_the_name_of_preflight_is_taken_too():
-    assert accelerators.find("v5e-64") == accelerators.find("v5litepod-64")
+@pytest.mark.parametrize("name", ["v5e-64", "V5LITEPOD-64", "v5Litepod-64"])
+def test_the_name_of_preflight_and_capitals_are_taken_too(name):
+    assert accelerators.find(name) == accelerators.find("v5litepod-64")
 
 
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
         ("v5litepod-63", "did you mean v5litepod-64?"),
+        ("v5litepod-512", "(did you mean v5litepod-256?): v5litepod has -256, -128, -64, -32, "),
+        ("v5p-12", "(did you mean v5p-8?): v5p has -8, -16, -32, "),
+        ("V5P-999999999", "did you mean v5p-1024?"),
+        ("v5p-9999999999", "'v5p-9999999999': v5p has -8, -16"),
         ("v5-8", "did you mean v5p-8?"),
-        ("h100", "v5litepod-1, -4, -8"),
-        ("v5litepod", "there is no accelerator"),
-        ("v5litepod-08", "there is no accelerator"),
+        ("V5-8", "did you mean v5p-8?"),
+        ("h100", "'h100': there are v4-N, v5litepod-N, v5p-N, v6e-N, tpu7x-N, such as v5lite"),
+        ("v5litepod", "'v5litepod': v5litepod has -1, -4, -8"),
+        ("v5litepod-08", "did you mean v5litepod-8?"),
+        ("v5litepod-\u00b2", "there is no accelerator"),
+        (f"v5litepod-{'x' * 50}", "there is no accelerator"),
         ("$(reboot)" * 50, "there is no accelerator"),
         (None, "--accelerator is missing"),
         ("", "--accelerator is missing"),
@@ -87,4 +95,4 @@ def test_other_names_are_refused_in_one_line(name, hint):
         accelerators.find(name)
     assert hint in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert len(str(refused.value)) < 500
+    assert len(str(refused.value)) <= 160

@@ -165,8 +165,7 @@ def test_what_has_ended_is_kept_until_the_yes(ends_with, ready, bucket, monkeypa
     if ends_with == 4:
         large = {"steps": {"train": FITS | {"fits": False}}, "chip_hours": 1.0}
         monkeypatch.setattr(money, "preflight", lambda *args: large)
-    else:
-        monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     assert launched(bucket) == ends_with
     captured = capsys.readouterr()
     if ends_with == 2:

@@ -1,5 +1,7 @@
 """`pit-jax launch --target gke`: created in a cluster, and looked after; see test_cluster.py."""
 
+import io
+
 import yaml
 
 from pit_jax import cli, configfile
@@ -9,6 +11,12 @@ from pit_jax.rundir import RunDir
 from .fake_cluster import CONFIG, FITS, TOKEN, condition, created, launched
 from .fake_cluster import cluster as cluster
 from .fake_cluster import ready as ready
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
 
 # Created ---------------------------------------------------------------------------------
 
@@ -63,11 +71,12 @@ def test_a_run_that_is_done_books_nothing(ready, bucket, monkeypatch, capsys):
     assert not ready.calls
 
 
-def test_nothing_happens_without_a_yes(ready, bucket, capsys):
+def test_nothing_happens_without_a_yes(ready, bucket, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     assert launched(bucket) == 2
     captured = capsys.readouterr()
-    assert "chip-hours" in captured.out
-    assert "add --yes" in captured.err
+    assert "chip-hours" in captured.out.partition("create JobSet pit in here")[0]
+    assert captured.err == "pit-jax: nothing was created\n"
     assert not created(ready)
     assert not RunDir(bucket).path.exists()
 

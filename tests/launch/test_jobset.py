@@ -190,9 +190,21 @@ def test_a_dry_run_says_the_rest_in_comments(nothing, capsys):
     assert "#   chips         32 on 8 hosts\n" in out
     assert "48.00" in out
     assert "# uploaded to gs://my-bucket/runs/pit/launch/config.json" in out
-    assert "# without --dry-run this is refused: config.init_from" in out
-    assert "--topology v5e-16 --slices 2 --config.init_from=runs/earlier\n" in out
+    note = out.partition("chip-hours:\n#   pit-jax ")[2]
+    words, _, note = note.partition("# note: without --dry-run this is refused: config.init_from")
+    words = shlex.split(words.replace("\\\n#", ""))
+    assert words[-3:] == ["--slices", "2", "--config.init_from=runs/earlier"]
+    assert note.count("\n") == 2
+    comments = [line for line in out.splitlines() if line.startswith("#")]
+    assert out.splitlines()[-len(comments) :] == comments  # last, where they are seen
+    assert max(map(len, comments)) <= 80
     assert "&id" not in out
+
+
+def test_only_options_of_gke_are_named(nothing, capsys):
+    assert dry("--config.data.name=cifar10") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.endswith("lies # nowhere on the workers: give --data gs://...")
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,34 @@ def test_what_is_not_known_is_not_shown(v5e):
     assert "3.0 days" in long
 
 
+def test_what_is_hardly_anything_is_said_in_words(v5e):
+    least = found(hours=5.76e-5)
+    text = money.table(v5e, 2, False, least, 1.2)
+    assert "chip-hours    under 0.01, under a minute on this slice\n" in text
+    assert "price         under 0.01, at 1.2 a chip-hour\n" in text
+    more = money.table(accelerators.find("v5litepod-1"), 1, False, found(hours=0.0221), 10.0)
+    assert "chip-hours    0.0221 at least, 1 min on this slice\n" in more
+    assert "price         0.22 at least" in more
+
+
 def test_the_same_preflight_by_hand(v5e):
-    words = money.preflight_command("configs/digits.py:pit", v5e, 2, ["--config.x=a b"])
-    assert shlex.split(words) == [
+    command = money.preflight_command("configs/digits.py:pit", v5e, 2, ["--config.x=a b"])
+    assert command.count(" \\\n    ") == 1  # in lines that a shell takes as one
+    assert max(map(len, command.splitlines())) <= 78
+    assert shlex.split(command.replace("\\\n", "")) == [
         *("pit-jax", "preflight", "--config", "configs/digits.py:pit"),
         *("--topology", "v5e-64", "--slices", "2", "--config.x=a b"),
     ]
-    assert "--slices" not in money.preflight_command("x.py", v5e, 1, [])
+    assert money.preflight_command("x.py", v5e, 1, []) == (
+        "  pit-jax preflight --config x.py --topology v5e-64"
+    )
+
+
+def test_a_note_keeps_its_words_whole():
+    place = "gs://" + "a" * 100
+    lines = money.refused_later(f"config.init_from={place} is not on the workers").splitlines()
+    assert [line for line in lines if len(line) > 78] == [f"  config.init_from={place}"]
+    assert " ".join(line.strip() for line in lines).endswith(f"{place} is not on the workers")
 
 
 def test_what_does_not_fit_is_refused_unless_told_otherwise(v5e, capsys):
@@ -94,9 +115,12 @@ def test_all_else_creates_nothing(answer, monkeypatch):
 
 def test_without_a_terminal_nobody_is_asked(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-    with pytest.raises(ConfigError, match="create it\\? Nobody is here to answer: add --yes"):
-        money.confirm("create it?", yes=False)
+    with pytest.raises(ConfigError, match=r"nobody is here to ask .* add --yes"):
+        money.check_answer(yes=False)
+    money.check_answer(yes=True)
     money.confirm("create it?", yes=True)
+    monkeypatch.setattr("sys.stdin", Terminal())
+    money.check_answer(yes=False)
     assert capsys.readouterr().out == ""
 
 

@@ -184,6 +184,19 @@ def test_hostile_requirements_are_refused(value):
         requests.check_requirement(value)
 
 
+@pytest.mark.parametrize("field", ["workdir", "data"])
+@pytest.mark.parametrize("place", ["gs://b/x", "gs://Buck/ab", "gs://my-/ab", "gs://b"])
+def test_a_bucket_s_name_that_is_none_is_what_is_named(field, place):
+    with pytest.raises(ConfigError, match=r"gs://BUCKET/DIRECTORY; a bucket's name has 3 or more"):
+        requests.check(field, place)
+
+
+@pytest.mark.parametrize("place", ["gs://my-bucket", "gs://my-bucket/a;b", "gs://", "/Buck/ab"])
+def test_a_bucket_s_name_is_not_blamed_for_what_else_is_wrong(place):
+    with pytest.raises(ConfigError, match=r"write gs://BUCKET/DIRECTORY of letters"):
+        requests.check("workdir", place)
+
+
 @pytest.mark.parametrize(
     ("workdir", "name"),
     [

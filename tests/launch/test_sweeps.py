@@ -1,6 +1,8 @@
 """`pit-jax launch --sweep`: what it asks, creates and leaves out."""
 
+import re
 import shlex
+import types
 
 import pytest
 
@@ -49,6 +51,30 @@ def test_a_dry_run_shows_points_and_one_request(study, capsys, monkeypatch, tmp_
     assert "4 launches, 3 at once; the first one" in printed
     assert "queuedResources/a-sweep-0" in printed
     assert "a-sweep-1" not in printed
+    *_, last = printed.split("\n\n")
+    assert last.startswith("a-sweep-0 in my-project, us-west4-a\n  slice  ")
+    words = last[last.index("pit-jax preflight") :].replace("\\\n", "")
+    expected = f"pit-jax preflight --config {study} --topology v5e-8 --config.model.patch=1"
+    assert shlex.split(words) == [*expected.split(), "--config.train.seed=0"]
+
+
+def test_what_a_dry_run_of_a_sweep_would_refuse_is_said_once_and_last(study, capsys):
+    words = ["launch", "--sweep", str(study), "--workdir", "gs://bucket/a-sweep", *LAUNCH]
+    assert cli.run([*words, "--dry-run", "--config.train.wandb=mine"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("note: ") == 1
+    assert " ".join(printed.split()).endswith("leave it empty; and 3 more")
+
+
+def test_a_point_of_another_config_is_compiled_from_that(tmp_path):
+    (tmp_path / "other.py").write_text("")
+    needs = {"init_from": None}
+    entry = {"config": "other.py:x", "label": "A", "init_from": "run:B", "model.patch": 2}
+    point = types.SimpleNamespace(overrides=entry, needs=needs)
+    found = sweeps._by_hand(f"{tmp_path}/study.py:paper", point)
+    assert found == (f"{tmp_path}/other.py:x", ["--config.model.patch=2"])
+    entry["config"] = "elsewhere/other.py:x"
+    assert sweeps._by_hand(f"{tmp_path}/study.py", point)[0] == "elsewhere/other.py:x"
 
 
 def test_shards_in_a_dry_run(study, capsys):
@@ -57,7 +83,7 @@ def test_shards_in_a_dry_run(study, capsys):
     assert cli.run([*words, "--dry-run", "--shards", "2", override]) == 0
     printed = capsys.readouterr().out
     assert "4 points on 2 slices" in printed
-    assert "launch/study/experiments/study.py" in printed
+    assert re.search(r"  launch/study/ +[0-9,]+ bytes\n", printed)
     [line] = [line.strip() for line in printed.splitlines() if "ARGUMENTS=(" in line]
     words = shlex.split(line.removeprefix("ARGUMENTS=(").removesuffix(")"))
     args = worker.parser().parse_args(words)
@@ -109,8 +135,8 @@ def test_a_sweep_in_a_bucket(service, study, bucket, compiled, capsys, monkeypat
     assert service.calls == []
     assert cli.run([*words, "--yes"]) == 0
     printed = capsys.readouterr().out
-    assert len(compiled) == 2 * 2  # a patch each, not a seed each; twice
-    assert "all 4 points: 8 chip-hours at least, 12.00" in printed
+    assert len(compiled) == 2  # a patch each, not a seed each
+    assert "all 4 points: chip-hours 8 at least, price 12.00 at least" in printed
     assert service.count("CreateQueuedResource") == 4
     capsys.readouterr()
     assert cli.run([*words, "--yes"]) == 0
@@ -140,6 +166,7 @@ def test_shards_in_a_bucket(service, study, bucket, compiled, capsys):
 def asked(monkeypatch):
     """The questions that were answered with yes."""
     questions = []
+    monkeypatch.setattr(money, "check_answer", lambda yes: None)
     monkeypatch.setattr(money, "confirm", lambda question, yes: questions.append(question))
     return questions
 

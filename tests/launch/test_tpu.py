@@ -1,11 +1,10 @@
-"""`pit-jax launch --target tpu`: dry, refused, confirmed, created."""
+"""`pit-jax launch --target tpu`: refused, confirmed, created."""
 
+import io
 import json
 import os
 import pathlib
-import re
 import shlex
-import types as builtin
 import uuid
 
 import grpc
@@ -13,7 +12,7 @@ import pytest
 from google.cloud.tpu_v2 import types
 
 from pit_jax import cli, configfile
-from pit_jax.launch import money, queue, records, startup, tpu, upload, watch, wheel
+from pit_jax.launch import money, queue, records, startup, upload, watch, wheel
 from pit_jax.launch.request import Request
 from pit_jax.rundir import RunDir
 
@@ -29,115 +28,6 @@ FOUND = {"steps": {"train": FITS}, "chip_hours": 16.0, "cost": None}
 def words(workdir: str, *more: str) -> list[str]:
     line = f"launch --config {CONFIG} --workdir {workdir} --target tpu --accelerator v5litepod-8"
     return [*shlex.split(line), "--zone", "us-west4-a", *more]
-
-
-def dry(*more: str, workdir: str = "gs://my-bucket/runs/pit") -> int:
-    return cli.run(words(workdir, *more, "--dry-run"))
-
-
-# Dry -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def nothing(monkeypatch):
-    """No credentials, no network: whoever asks for either fails."""
-    for name in list(os.environ):
-        if name.startswith(("GOOGLE_", "CLOUDSDK_")):
-            monkeypatch.delenv(name)
-
-    def refused(*args, **kwargs):
-        raise AssertionError("a dry run asked for the network or credentials")
-
-    import google.auth
-
-    monkeypatch.setattr(google.auth, "default", refused)
-    monkeypatch.setattr("socket.socket.connect", refused)
-    monkeypatch.setattr(money, "preflight", refused)
-
-
-def test_a_dry_run_prints_everything_and_needs_nothing(nothing, capsys):
-    assert dry("--spot", "--slices", "2", "--price-per-chip-hour", "1.2") == 0
-    out = capsys.readouterr().out
-    assert out.startswith("pit in PROJECT, us-west4-a\n  slice         2 slices of v5litepod-8")
-    shown, _ = json.JSONDecoder().raw_decode(out[out.index("{") :])
-    (spec,) = shown["tpu"]["node_spec"]
-    assert spec["node"]["accelerator_type"] == "v5litepod-8"
-    assert spec["multislice_params"] == {"node_count": 2, "node_id_prefix": "pit"}
-    assert shown["spot"] == {}
-    for name in ("config.json", "constraints.txt", "startup.sh"):
-        assert re.search(rf"launch/{name} +[0-9,]+ bytes", out)
-    assert re.search(r"launch/pit_jax-0\.1\.0\+\S+\.whl +a wheel of this checkout", out)
-    assert "19.20, from ACTIVE to its deletion" in out
-    assert '  exec >>"$LOG"' in out  # the script as it is
-    assert "  ARGUMENTS=(--config gs://my-bucket/runs/pit/launch/config.json" in out
-    assert "pit-jax preflight --config" in out
-    assert "--topology v5e-8 --slices 2" in out
-
-
-def test_the_mesh_is_not_held_against_the_slice_by_a_dry_run(nothing, capsys):
-    assert dry("--config.mesh.data=7") == 0
-    assert "nothing was created or compiled" in capsys.readouterr().out
-
-
-def test_a_dry_run_says_what_would_be_refused(nothing, capsys):
-    assert dry("--config.init_from=runs/earlier") == 0
-    assert "note: without --dry-run this is refused: config.init_from" in capsys.readouterr().out
-
-
-def test_data_is_where_the_workers_will_have_it(nothing, capsys):
-    for more in ("--data gs://my-bucket/data", "--data-disk imagenet"):
-        assert dry(*more.split(), "--config.data.dir=/here") == 0
-        mode = "disk" if "disk" in more else "stage"
-        assert f"  DATA_MODE={mode}\n" in capsys.readouterr().out
-    args = builtin.SimpleNamespace(data="gs://b/d", data_disk=None)
-    config = configfile.load(CONFIG, ["--config.data.dir=/here"])
-    assert tpu.for_workers(config, args).data.dir == startup.DATA_DIR
-    assert config.data.dir == "/here"
-
-
-@pytest.mark.parametrize(
-    ("more", "line"),
-    [
-        ("--zone $(reboot)", "--zone"),
-        ("--project ;reboot", "--project"),
-        ("--name A", "--name"),
-        ("--accelerator v5litepod-9", "did you mean v5litepod-8?"),
-        ("--accelerator tpu7x-8", "--target gke"),
-        ("--service-account me@example.com", "gserviceaccount.com"),
-        ("--network ../x", "--network"),
-        ("--subnetwork a/b", "--subnetwork"),
-        ("--runtime-version $(x)", "--runtime-version"),
-        ("--data-disk 'a b'", "--data-disk"),
-        ("--data /local", "--data"),
-        ("--data gs://b/$(x)", "--data"),
-        ("--data-mode mount", "--data gs://"),
-        ("--data gs://bbb/d --data-disk d", "one of them"),
-        ("--requirement torch", "of pit_jax"),
-        ("--requirement https://u:p@host/x.whl", "metadata"),
-        ("--requirement '$(x)'", "--requirement"),
-        ("--workdir runs/pit", "gs://BUCKET/DIRECTORY"),
-        ("--workdir gs://my-bucket", "gs://BUCKET/DIRECTORY"),
-        ("--workdir 'gs://my-bucket/a;b'", "gs://BUCKET/DIRECTORY"),
-        ("--config.model.width=7", "config.model"),
-        ("--config.no.such=7", "no.such"),
-    ],
-)
-def test_refused_in_one_line(more, line, nothing, capsys):
-    assert dry(*shlex.split(more)) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.count("\n") == 1
-    assert line in printed.err
-
-
-def test_the_zone_has_to_be_named(nothing, capsys):
-    given = [word for word in words("gs://my-bucket/pit", "--dry-run") if word != "us-west4-a"]
-    given.remove("--zone")
-    assert cli.run(given) == 2
-    assert "--zone is missing, such as us-west4-a" in capsys.readouterr().err
-
-
-# Created ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -197,13 +87,35 @@ def test_a_wheel_that_is_not_the_one_asked_for_is_not_sent(cloud, bucket, monkey
     assert not created(cloud)
 
 
-def test_nothing_happens_without_a_yes(cloud, bucket, capsys):
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_nothing_happens_without_a_yes(cloud, bucket, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     assert launched(bucket) == 2
     printed = capsys.readouterr()
-    assert "chip-hours" in printed.out  # the price is shown before the question
-    assert "add --yes" in printed.err
-    assert not cloud.calls
+    price, _, question = printed.out.partition("create pit in my-project, us-west4-a? [y/N]")
+    assert "chip-hours" in price
+    assert question
+    assert printed.err == "pit-jax: nothing was created\n"
+    assert not created(cloud)
     assert not RunDir(bucket).path.exists()
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert launched(bucket) == 0
+    assert created(cloud)
+
+
+def test_a_name_that_is_about_to_be_free_is_waited_for(cloud, bucket, capsys):
+    assert launched(bucket, "--yes") == 0
+    assert cli.run(["launch", "stop", "pit", "--yes"]) == 0
+    capsys.readouterr()
+    cloud.deleting = 1000
+    assert launched(bucket, "--yes") == 5
+    assert "pit is still being deleted: try again in a minute" in capsys.readouterr().err
+    cloud.resources.clear()
+    assert launched(bucket, "--yes") == 0
 
 
 def test_what_does_not_fit_ends_with_4_before_anything_is_there(cloud, bucket, monkeypatch, capsys):

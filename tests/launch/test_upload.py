@@ -146,34 +146,40 @@ def test_a_new_directory_is_free(run, resolved):
 
 def test_another_run_in_it_is_refused(run, resolved):
     run.write_config(resolved)
-    upload.check_free(run, resolved, alive=lambda before: True)
+    upload.check_free(run, resolved, alive=lambda before: "ACTIVE")
     assign(resolved, "optim.lr", 0.5)
     with pytest.raises(ConfigError, match=r"another run: config\.optim\.lr"):
-        upload.check_free(run, resolved, alive=lambda before: True)
+        upload.check_free(run, resolved, alive=lambda before: "ACTIVE")
 
 
 def test_a_launch_that_has_not_ended_is_refused_by_name(run, resolved):
     launched(run)
     run.write_status(state="running", step=3)
     with pytest.raises(ConfigError, match="belongs to the launch pit, which has not ended"):
-        upload.check_free(run, resolved, alive=lambda before: before["id"] == ID)
+        upload.check_free(run, resolved, alive=lambda before: "ACTIVE" * (before["id"] == ID))
+
+
+def test_a_launch_that_has_failed_is_to_be_stopped_first(run, resolved):
+    launched(run)
+    with pytest.raises(ConfigError, match=r"has FAILED.*: pit-jax launch stop pit, mend, launch"):
+        upload.check_free(run, resolved, alive=lambda before: "FAILED")
 
 
 def test_a_launch_whose_slice_is_gone_may_be_launched_again(run, resolved):
     launched(run)
-    upload.check_free(run, resolved, alive=lambda before: False)
+    upload.check_free(run, resolved, alive=lambda before: "")
 
 
 def test_a_launch_that_was_stopped_or_is_final_is_not_asked_about(run, resolved):
     launched(run, stopped=True)
-    upload.check_free(run, resolved, alive=lambda before: True)
+    upload.check_free(run, resolved, alive=lambda before: "ACTIVE")
     launched(run)
     run.write("status.json", f'{{"state": "done", "final": true, "launch": "{ID}"}}')
-    upload.check_free(run, resolved, alive=lambda before: True)
+    upload.check_free(run, resolved, alive=lambda before: "ACTIVE")
     # What was final was an earlier launch.
     run.write("status.json", '{"state": "done", "final": true, "launch": "ffffffffffff"}')
     with pytest.raises(ConfigError, match="has not ended"):
-        upload.check_free(run, resolved, alive=lambda before: True)
+        upload.check_free(run, resolved, alive=lambda before: "ACTIVE")
 
 
 def test_a_run_that_is_done_says_what_it_came_to_and_a_longer_one_goes_on(run, resolved):
@@ -191,31 +197,34 @@ def test_a_run_that_is_done_says_what_it_came_to_and_a_longer_one_goes_on(run, r
 
 
 def test_digits_need_nothing(resolved):
-    assert upload.check_reachable(resolved) == []
+    assert upload.check_reachable(resolved, "tpu") == []
 
 
 def test_data_has_to_be_brought(resolved):
     assign(resolved, "data.name", "cifar100")
-    (line,) = upload.check_reachable(resolved)
-    assert "'cifar100' lies nowhere on the workers: give --data gs://" in line
-    assert upload.check_reachable(resolved, "/opt/pit_jax/data") == []
+    (line,) = upload.check_reachable(resolved, "tpu")
+    needed = "'cifar100' lies nowhere on the workers: give --data gs://..."
+    assert line.endswith(f"{needed} or --data-disk DISK")
+    (line,) = upload.check_reachable(resolved, "gke")
+    assert line.endswith(needed)
+    assert upload.check_reachable(resolved, "tpu", "/opt/pit_jax/data") == []
     assign(resolved, "data.name", "imagenet2012@64")
-    assert upload.check_reachable(resolved)
+    assert upload.check_reachable(resolved, "tpu")
 
 
 @pytest.mark.parametrize("field", ["init_from", "resume", "eval.reference", "eval.features"])
 def test_files_of_this_machine_are_named(resolved, field):
     assign(resolved, field, "runs/earlier")
-    (line,) = upload.check_reachable(resolved)
+    (line,) = upload.check_reachable(resolved, "tpu")
     assert line.startswith(f"config.{field}=runs/earlier is on this machine")
     for place in ("gs://bucket/runs/earlier", "/opt/pit_jax/data/reference.npz"):
         assign(resolved, field, place)
-        assert upload.check_reachable(resolved, "/opt/pit_jax/data") == []
+        assert upload.check_reachable(resolved, "tpu", "/opt/pit_jax/data") == []
 
 
 def test_a_key_that_the_workers_lack_is_not_asked_for(resolved):
     assign(resolved, "train.wandb", "project")
-    (line,) = upload.check_reachable(resolved)
+    (line,) = upload.check_reachable(resolved, "tpu")
     assert "leave it empty" in line
 
 

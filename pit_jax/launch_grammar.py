@@ -1,6 +1,7 @@
 """The grammar of `pit-jax launch`: where a run goes, what it takes, and looking after it."""
 
 import argparse
+import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from pit_jax.errors import ConfigError
 TARGETS = ("local", "tpu", "gke")
 # Verbs of two words: an override's value may stand by itself, and would be taken for an action.
 ACTIONS = {
-    "list": "Every launch, its resource's state, and how far its run is.",
+    "list": "Every launch on TPU and GKE, and how far its run is.",
     "status": "All that is known of one launch.",
     "logs": "What its workers print.",
     "stop": "Delete its resource; the run keeps its directory.",
@@ -50,10 +51,18 @@ _ONLY = {
 
 
 def joined(words: Sequence[str]) -> list[str]:
-    """A command line in which `launch list` and the like are one word."""
-    if words[:1] == ["launch"] and words[1:2] and words[1] in ACTIONS:
-        return [f"launch {words[1]}", *words[2:]]
-    return list(words)
+    """A command line in which `launch list` and the like are one word.
+
+    Raises:
+      ConfigError: if a word that is no action stands there.
+    """
+    if words[:1] != ["launch"] or not words[1:] or words[1].startswith("-"):
+        return list(words)
+    if words[1] not in ACTIONS:
+        near = difflib.get_close_matches(words[1], ACTIONS, n=1)
+        hint = f"did you mean launch {near[0]}?" if near else f"there is {', '.join(ACTIONS)}"
+        raise ConfigError(f"there is no launch {words[1]}; {hint}")
+    return [f"launch {words[1]}", *words[2:]]
 
 
 def add(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -113,8 +122,12 @@ def add(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
         action.set_defaults(action=name)
         if name == "watch":
             action.add_argument("of", metavar="NAME", nargs="*", help="of launches; all of them")
+        elif name == "stop":
+            action.add_argument("of", metavar="NAME", nargs="+", help="of launches")
         elif name != "list":
-            action.add_argument("of", metavar="NAME", help="of the launch")
+            action.add_argument(
+                "of", metavar="NAME", help="of the launch; of a local one its directory"
+            )
         if name == "logs":
             action.add_argument("--follow", action="store_true", help="until the run has ended")
             action.add_argument("--worker", metavar="NAME", help="a worker; the first one")

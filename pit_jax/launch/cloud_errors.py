@@ -29,6 +29,10 @@ class Exhausted(ConfigError):
     """The project's quota, or what the zone has, is used up."""
 
 
+class Forbidden(ConfigError):
+    """This account may not, or the service is off: only a person changes that."""
+
+
 class NoLogin(ConfigError):
     """There are no credentials, or none that can be renewed: their owner has to log in."""
 
@@ -99,12 +103,12 @@ def explained(error: Any, creating: bool, name: str, project: str, zone: str) ->
         )
     disabled = "has not been used" in said or "SERVICE_DISABLED" in said or "disabled" in said
     if isinstance(error, exceptions.PermissionDenied) and disabled:
-        return ConfigError(
+        return Forbidden(
             f"the Cloud TPU API is off in {project}: gcloud services enable"
             f" tpu.googleapis.com --project {project}"
         )
     if isinstance(error, exceptions.PermissionDenied):
-        return ConfigError(
+        return Forbidden(
             f"no permission in {place}: the account needs roles/tpu.admin, and"
             f" roles/iam.serviceAccountUser on the workers' service account ({said})"
         )

@@ -6,20 +6,18 @@ What is known of a launch is shown, see known.py, and what is out of reach is sa
 import contextlib
 import datetime
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pit_jax import files
 from pit_jax.errors import ConfigError, PitError
-from pit_jax.launch import listing, records, upload
+from pit_jax.launch import known, listing, logs, records, upload
 from pit_jax.launch.known import UNKNOWN, Known, find, record_of
 from pit_jax.launch.listing import age, since, steps
 from pit_jax.metrics import duration
 from pit_jax.rundir import RunDir
 
-FOLLOW_S, FOLLOW_IN_A_BUCKET_S = 1.0, 15.0
-_FIRST = ("slice-0-worker-0", "process-0")  # whose log is shown
+_FOREGROUND = "was launched with --target local, which stays in the foreground"
 
 
 # status --------------------------------------------------------------------------------
@@ -32,13 +30,16 @@ def status(args: Any) -> None:
     said = progress.status if progress else {}
     where = [record.get(name) for name in ("project", "zone", "context", "namespace")]
     rows = [
-        ("launch", f"{record['name']} ({record.get('id', UNKNOWN)})"),
+        ("launch", f"{record['name']} ({record.get('id') or UNKNOWN})"),
         ("target", ", ".join(map(str, filter(None, [record["target"], *where])))),
-        ("accelerator", _booked(record)),
-        ("created", f"{record.get('created', UNKNOWN)}, {age(record.get('created'))} ago"),
-        ("resource", one.state + (f": {one.reason}" if one.reason else "")),
-        ("work directory", record["workdir"]),
     ]
+    if not known.is_local(record):
+        rows += [
+            ("accelerator", _booked(record)),
+            ("created", f"{record.get('created', UNKNOWN)}, {age(record.get('created'))} ago"),
+            ("resource", one.state + (f": {one.reason}" if one.reason else "")),
+        ]
+    rows.append(("work directory", record["workdir"]))
     if one.run_state:
         final = ", for good" if said.get("final") else ""
         code = f", exit code {said['exit_code']}" if "exit_code" in said else ""
@@ -46,7 +47,8 @@ def status(args: Any) -> None:
     if said.get("reason"):
         rows.append(("because", said["reason"]))
     if progress and (far := steps(progress)):
-        left = progress.left_s() if one.state == "ACTIVE" else None
+        going = one.run_state == "running" if known.is_local(record) else one.state == "ACTIVE"
+        left = progress.left_s() if going else None
         rows.append(("step", far + (f", about {duration(left)} left" if left else "")))
     if progress and progress.loss is not None:
         rows.append(("loss", f"{progress.loss:.4g}"))
@@ -81,101 +83,49 @@ def _beats(one: Known) -> Iterable[tuple[str, str]]:
             ago = "" if seconds is None else f"{duration(seconds)} ago, "
             yield "heartbeat", f"{ago}step {beat.get('step')}, attempt {beat.get('attempt')}"
     with contextlib.suppress(PitError):
-        if names := _logs(run):
+        if names := logs.names(run):
             yield (
                 "logs",
                 ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else ""),
             )
 
 
-# logs ----------------------------------------------------------------------------------
-
-
-def logs(args: Any) -> None:
-    """Prints the end of a worker's log, and with --follow what is added until the run ends."""
-    if args.lines < 0:
-        raise ConfigError(f"--lines {args.lines}: 0 or more")
-    record = record_of(args)
-    run = RunDir(record["workdir"])
-    pause_s = FOLLOW_IN_A_BUCKET_S if files.in_bucket(run.path) else FOLLOW_S
-    shown: Sequence[str] | None = None
-    over = False
-    while True:
-        before = over
-        with files.told(run.path, "read"):
-            over = upload.ended(run, upload.record(run) or record)
-        lines = _log(run, args.worker)
-        if lines is None and (not args.follow or over):
-            there = _logs(run)
-            names = (
-                f"; there are {', '.join(there)}" if there else ": no worker has written one yet"
-            )
-            raise ConfigError(f"{run.path} has no log of {args.worker or 'a worker'}{names}")
-        if lines is not None:
-            start = len(lines) - args.lines if args.lines else len(lines)
-            new = lines[max(0, start) :] if shown is None else added(shown, lines)
-            for line in new:
-                print(files.printable(line))
-            sys.stdout.flush()
-            shown = lines
-        # The last lines are written after the status: looked at once more.
-        if not args.follow or (over and before):
-            return
-        time.sleep(pause_s)
-
-
-def added(before: Sequence[str], after: Sequence[str]) -> Sequence[str]:
-    """The lines at the end of `after` that are new.
-
-    A log keeps its last lines: what is new follows the longest end of `before` that `after`
-    begins with.
-    """
-    for gone in range(len(before)):
-        kept = len(before) - gone
-        if kept <= len(after) and before[gone] == after[0] and before[gone:] == after[:kept]:
-            return after[kept:]
-    return after
-
-
-def _log(run: RunDir, worker: str | None) -> Sequence[str] | None:
-    """The lines of a worker's log; None if there is none."""
-    name = worker
-    if name is None:
-        there = _logs(run)
-        starts = [f"{first}-startup" for first in _FIRST]
-        name = next((one for one in (*_FIRST, *starts, *there) if one in there), None)
-    elif "/" in name or name.startswith("."):
-        raise ConfigError(f"--worker {ascii(name)[:60]}: a name such as slice-0-worker-0")
-    if name is None:
-        return None
-    path = run.path / "logs" / f"{name}.log"
-    with files.told(path, "read"):
-        if not path.exists():
-            return None
-        return path.read_bytes().decode(errors="replace").splitlines()
-
-
-def _logs(run: RunDir) -> Sequence[str]:
-    """Whose logs there are."""
-    folder = run.path / "logs"
-    with files.told(folder, "read"):
-        names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    return sorted(name.removesuffix(".log") for name in names if name.endswith(".log"))
-
-
 # stop ----------------------------------------------------------------------------------
 
 
 def stop(args: Any) -> None:
-    """Deletes a launch's resource, after asking; its run keeps its directory."""
-    record = record_of(args)
-    name = record["name"]
+    """Deletes the resources of launches, after asking; their runs keep their directories.
+
+    Raises:
+      PitError: the first that stood in the way of one; the others are stopped all the same.
+    """
+    found = [record_of(args, name) for name in dict.fromkeys(args.of)]
+    for record in found:
+        if known.is_local(record):
+            raise ConfigError(f"{record['name']} {_FOREGROUND}: press Ctrl-C there")
+    names = ", ".join(record["name"] for record in found)
     if not args.yes:
         if not sys.stdin.isatty():
-            raise ConfigError(f"nobody is here to ask whether to stop {name}: add --yes")
-        print(f"stop {name} and delete its {record['target']} resource? [y/N] ", end="", flush=True)
+            raise ConfigError(f"nobody is here to ask whether to stop {names}: add --yes")
+        targets = " and ".join(dict.fromkeys(record["target"] for record in found))
+        its = f"its {targets} resource" if len(found) == 1 else f"their {targets} resources"
+        print(f"stop {names} and delete {its}? [y/N] ", end="", flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise ConfigError("nothing was stopped")
+    failed = []
+    for record in found:
+        try:
+            _stop(record)
+        except PitError as error:
+            failed.append(error)
+    for error in failed[1:]:
+        print(f"pit-jax: {error}", file=sys.stderr)
+    if failed:
+        raise failed[0]
+
+
+def _stop(record: Mapping[str, Any]) -> None:
+    name = record["name"]
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     run = RunDir(record["workdir"])
     try:  # first, so that no watcher creates it again
@@ -210,19 +160,36 @@ def watch(args: Any) -> None:
     if args.of:
         found = [record_of(args, name) for name in args.of]
     else:
-        found = [
-            record
-            for record in records.all_of(args.project, args.zone)
-            if record["target"] == "tpu" and not (record.get("stopped") or record.get("outcome"))
-        ]
-    if other := [record["name"] for record in found if record["target"] != "tpu"]:
-        raise ConfigError(f"{other[0]} is on GKE, which starts it again by itself")
-    if not found:
-        raise ConfigError("there is nothing to watch: name a launch, or see pit-jax launch list")
+        found = _to_watch(args.project, args.zone)
+    for record in found:
+        if known.is_local(record):
+            raise ConfigError(f"{record['name']} {_FOREGROUND} and is watched there")
+        if record["target"] != "tpu":
+            raise ConfigError(f"{record['name']} is on GKE, which starts it again by itself")
     print(f"watching {', '.join(record['name'] for record in found)}; Ctrl-C ends watching alone")
     ended = watcher.watch(found)
     if given_up := [one.name for one in ended if one.outcome == watcher.GIVE_UP]:
         raise ConfigError(f"given up: {', '.join(given_up)}")
 
 
-ACTIONS = {"list": listing.show, "status": status, "logs": logs, "stop": stop, "watch": watch}
+def _to_watch(project: str | None, zone: str | None) -> Sequence[Mapping[str, Any]]:
+    """The launches on TPU that have not ended: known here, and with a place those found there."""
+    found = [Known(record) for record in records.all_of(project, zone)]
+    found = [one for one in found if one.record["target"] == "tpu"]
+    here = len(found)
+    notes = known.ask_cloud(found, project, zone) if project and zone else []
+    # Without its directory nobody can tell whether a run has ended.
+    new = [one for one in found[here:] if one.state != "DELETING" and one.record["workdir"]]
+    ended = ("stopped", "outcome")
+    left = [one for one in found[:here] if not any(map(one.record.get, ended))] + new
+    if not left:
+        where = f" in {project}, {zone}" if project and zone else ""
+        also = "" if where else ", or add both --project and --zone to watch what is there"
+        nothing = f"there is nothing to watch{where}: name a launch, see pit-jax launch list{also}"
+        raise ConfigError(notes[0] if notes else nothing)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return [one.record for one in left]
+
+
+ACTIONS = {"list": listing.show, "status": status, "logs": logs.show, "stop": stop, "watch": watch}

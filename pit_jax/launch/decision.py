@@ -22,7 +22,6 @@ class Seen:
     """What one look at a launch found.
 
     Attributes:
-      reached: whether Cloud TPU and the work directory answered; the rest holds only then.
       resource: the queued resource, None if there is none.
       ended: status.json says that this launch has ended, or somebody stopped it; for
         `ended_s` seconds already.
@@ -32,7 +31,6 @@ class Seen:
         does where the start-up failed.
     """
 
-    reached: bool = True
     resource: Resource | None = None
     ended: bool = False
     ended_s: float = 0.0
@@ -69,8 +67,6 @@ class Decision:
 
 def decide(seen: Seen, history: History) -> Decision:
     """What to do about a launch."""
-    if not seen.reached:
-        return Decision(WAIT)
     found = seen.resource
     if seen.ended:
         if found is None:

@@ -32,6 +32,7 @@ class Job:
 
     Attributes:
       unsure: whether it may have a resource, since the answer to its creation was lost.
+      refusals: of its creation; `logins`: those for want of a login, which is waited for.
     """
 
     point: Point
@@ -42,6 +43,7 @@ class Job:
     watched: watch.Launch | None = None
     unsure: bool = False
     refusals: int = 0
+    logins: int = 0
     not_before: float = 0.0
 
     @property
@@ -180,11 +182,15 @@ class Fleet:
         return record
 
     def _later(self, job: Job, error: PitError) -> None:
-        if job.refusals >= MOST and not job.unsure:
+        if isinstance(error, queue.NoLogin):
+            pause = pause_s(job.logins)
+            job.logins += 1
+        elif job.refusals >= MOST and not job.unsure:
             job.state, job.note = FAILED, str(error)
             return
-        pause = pause_s(job.refusals)
-        job.refusals += 1
+        else:
+            pause = pause_s(job.refusals)
+            job.refusals += 1
         job.not_before = self._clock() + pause
         self._say(f"{job.name}: {error}; again in {pause / 60:.0f} min")
 
@@ -204,6 +210,6 @@ def _is_ours(record: Mapping[str, Any]) -> bool:
 def _is_there(record: Mapping[str, Any]) -> bool:
     """Raises Unreachable if that cannot be told, for whatever reason: it is no refusal."""
     try:
-        return tpu.alive(record)
+        return bool(tpu.alive(record))
     except ConfigError as error:
         raise queue.Unreachable(str(error)) from None

@@ -2,11 +2,13 @@
 
 What a launch is stands in three places: records.py of this machine, launch.json of its work
 directory, and the queued resource, whose labels and script name the other two. Any of them
-may be out of reach; then what is known is returned, with a note.
+may be out of reach; then what is known is returned, with a note. One of --target local has
+its directory alone.
 """
 
 import contextlib
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +47,11 @@ class Known:
             return "" if self.progress else UNKNOWN
         other = status.get("launch") not in (None, self.record.get("id"))
         return "" if other else status["state"]
+
+
+def is_local(record: Mapping[str, Any]) -> bool:
+    """Whether it has no resource: it runs in the foreground of some machine."""
+    return record["target"] == "local"
 
 
 # Many ----------------------------------------------------------------------------------
@@ -96,11 +103,17 @@ def _gke_state(one: Known) -> str:
 def record_of(args: Any, name: str | None = None) -> Mapping[str, Any]:
     """The record of a launch: of its work directory where that can be read.
 
+    Args:
+      name: of the launch, or its work directory; by default the one that was given.
+
     Raises:
       ConfigError: if nobody knows of it.
+      StorageError: if a directory was named that cannot be read.
     """
     name = name or args.of
     record = records.find(name, args.project, args.zone)
+    if record is None and not (args.project and args.zone):
+        record = _in_directory(name)
     if record is None:
         record = _from_cloud(name, args.project, args.zone)
     with contextlib.suppress(PitError):
@@ -110,12 +123,31 @@ def record_of(args: Any, name: str | None = None) -> Mapping[str, Any]:
     return record
 
 
+def _in_directory(place: str) -> Mapping[str, Any] | None:
+    """What launch.json says, or else a run that was launched with --target local."""
+    run = RunDir(place)
+    found = upload.record(run)
+    if found and records.is_whole(found):
+        return found
+    with files.told(run.path, "read"):
+        status = run.status()
+    if status:
+        id = status.get("launch")
+        return {"name": place, "id": id, "target": "local", "workdir": str(run.path)}
+    if "/" in place:
+        raise ConfigError(f"{place} holds no run that was launched")
+    return None
+
+
 def _from_cloud(name: str, project: str | None, zone: str | None) -> Mapping[str, Any]:
     if not (project and zone):
-        known = ", ".join(one["name"] for one in records.all_of(project, zone)) or "none"
+        known = [one["name"] for one in records.all_of(project, zone)]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f": did you mean {near[0]}?" if near else "."
         raise ConfigError(
-            f"no launch {name[:60]} was made from this machine ({known[:200]}): add --project and"
-            " --zone, and it is looked for there"
+            f"no launch {name[:60]} on TPU or GKE was made from this machine"
+            f" ({', '.join(known)[:200] or 'none'}){hint} One of another machine: add --project and"
+            " --zone; a --target local one: name its directory"
         )
     from pit_jax.launch import queue
     from pit_jax.launch import request as requests
@@ -144,10 +176,17 @@ def _made_from(resource: Any, project: str, zone: str) -> Mapping[str, Any]:
 
 
 def find(args: Any) -> Known:
-    one = Known(record_of(args))
-    if one.record["target"] == "gke":
+    one = look(record_of(args))
+    read_run(one)
+    return one
+
+
+def look(record: Mapping[str, Any]) -> Known:
+    """What becomes of a launch's resource; one of --target local has none."""
+    one = Known(record)
+    if record["target"] == "gke":
         one.state = _gke_state(one)
-    else:
+    elif record["target"] == "tpu":
         from pit_jax.launch import queue
 
         try:
@@ -158,7 +197,6 @@ def find(args: Any) -> Known:
             one.state, one.reason = _state(found if own else None)
         except PitError as error:
             one.notes.append(str(error))
-    read_run(one)
     return one
 
 

@@ -38,8 +38,14 @@ def show(args: Any) -> None:
     """Prints a table of every launch that this machine or the cloud knows of."""
     found = [Known(record) for record in records.all_of(args.project, args.zone)]
     notes = known.ask_cloud(found, args.project, args.zone)
-    if not found:
+    if args.project and args.zone:
+        if not found and not notes:
+            print(f"no launches are known in {args.project}, {args.zone}")
+    elif args.project or args.zone:
+        notes.append("--project and --zone, both, look for launches of other machines too")
+    elif not found:
         print("no launches are known here; --project and --zone look in the cloud")
+        print("one of --target local has its directory: pit-jax launch status DIRECTORY")
     for one in _each(known.read_run, found):
         notes.append(_silent(f"{one.record['name']}: {one.record['workdir']}"))
     found.sort(key=lambda one: (str(one.record.get("created") or "~"), len(one.record["name"])))
@@ -205,7 +211,12 @@ def _print(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(head, justify="left" if head in _WORDS else "right", no_wrap=True)
     for cells in rows:
         table.add_row(*(rich.markup.escape(files.printable(cell)) for cell in cells))
-    rich.console.Console(highlight=False).print(table)
+    console = rich.console.Console(highlight=False)
+    with console.capture() as shown:
+        console.print(table)
+    for line in shown.get().splitlines():
+        if line.strip():
+            print(line.rstrip())
 
 
 def _cells(one: Known) -> tuple[str, ...]:

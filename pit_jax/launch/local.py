@@ -14,6 +14,7 @@ from typing import Any
 
 from pit_jax import configfile
 from pit_jax.errors import EXIT_DONE, ConfigError, Stopped
+from pit_jax.launch import request as requests
 from pit_jax.launch.group import Process
 from pit_jax.launch.limits import Limits
 from pit_jax.launch.supervisor import supervise
@@ -33,13 +34,17 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
       Stopped: with the run's exit code, if that is not 0.
     """
     config = configfile.load(args.config, overrides)
-    run = RunDir(args.workdir)
     devices = args.devices_per_process
     shares = shares_of(args.processes or 1, devices)
-    if run.exists():
-        run.check_same(config)
+    if args.dry_run and args.workdir.startswith("gs://"):  # no network is asked
+        place = requests.check("workdir", args.workdir)
+    else:
+        run = RunDir(args.workdir)
+        if run.exists():
+            run.check_same(config)
+        place = str(run.path)
     if args.dry_run:
-        words = _words(run, args.config, overrides)
+        words = _words(place, args.config, overrides)
         for process in attempt(words, shares, devices, "PORT"):
             print(process.shown())
         return
@@ -49,7 +54,7 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
     def plan(number: int) -> list[Process]:
         if number == 1:  # not before the directory is ours
             run.write(CONFIG, configfile.to_json(config))
-        return attempt(_words(run, run.path / CONFIG), shares, devices, str(free_port()))
+        return attempt(_words(place, run.path / CONFIG), shares, devices, str(free_port()))
 
     limits = Limits.of(config, run)
     code = supervise(plan, run, limits, "process-0", secrets.token_hex(6), leads=True)
@@ -89,9 +94,9 @@ def attempt(
     return made
 
 
-def _words(run: RunDir, config: str | os.PathLike, overrides: Sequence[str] = ()) -> list[str]:
+def _words(place: str, config: str | os.PathLike, overrides: Sequence[str] = ()) -> list[str]:
     words = [sys.executable, "-m", "pit_jax.cli", "train", "--config", str(config)]
-    return [*words, "--workdir", str(run.path), *overrides]
+    return [*words, "--workdir", place, *overrides]
 
 
 def free_port() -> int:

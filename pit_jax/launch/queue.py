@@ -19,7 +19,7 @@ from pit_jax.errors import ConfigError, PitError
 from pit_jax.launch import cloud_errors
 from pit_jax.launch.cloud_errors import LOGIN, Exists, Missing, NoLogin, Unreachable
 from pit_jax.launch.cloud_errors import Exhausted as Exhausted
-from pit_jax.launch.request import LABEL, NAME_LABEL, Request
+from pit_jax.launch.request import LABEL, Request
 
 ENDPOINT = "PIT_JAX_TPU_ENDPOINT"  # HOST:PORT on loopback, for tests
 CALL_S = 30.0  # for one call to be answered
@@ -37,7 +37,6 @@ class Resource:
     Attributes:
       state: "ACTIVE" and the like, see types.QueuedResourceState.State.
       launch: id of the launch that created it; "" of what is not ours.
-      launch_name: what `pit-jax launch` calls it.
       reason: why it FAILED, in the service's words.
       code: number of that error in google.rpc.Code, 0 for none.
       by_user: whether a person suspended it.
@@ -47,7 +46,6 @@ class Resource:
     name: str
     state: str
     launch: str = ""
-    launch_name: str = ""
     accelerator: str = ""
     workdir: str = ""
     reason: str = ""
@@ -127,7 +125,7 @@ class Client:
         with contextlib.suppress(PitError):  # it was taken, whether or not it can be seen
             if found := self.get(asked.name):
                 return found
-        return Resource(asked.name, "CREATING", asked.id, asked.name)
+        return Resource(asked.name, "CREATING", asked.id)
 
     def _known(self, asked: Request) -> Resource:
         found = self.get(asked.name)
@@ -263,7 +261,6 @@ def _resource(found: Any) -> Resource:
         name=found.name.rpartition("/")[2],
         state=state.state.name,
         launch=labels.get(LABEL, ""),
-        launch_name=labels.get(NAME_LABEL, ""),
         accelerator=node.accelerator_type if node else "",
         workdir=_workdir(node.metadata.get("startup-script", "")) if node else "",
         reason=reason,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pit_jax import files
-from pit_jax.errors import ConfigError, PitError
+from pit_jax.errors import EXIT_INTERRUPTED, ConfigError, PitError, Stopped
 from pit_jax.launch import queue, records, upload
 from pit_jax.launch.decision import (
     DELETE,
@@ -146,7 +146,7 @@ class Launch:
             self._ended_at = self._clock()
         ended_s = self._clock() - self._ended_at if ended else 0.0
         quiet_s = self._clock() - self._changed[1]
-        return Seen(True, resource, ended, ended_s, step, quiet_s, given_back)
+        return Seen(resource, ended, ended_s, step, quiet_s, given_back)
 
     def _given_back(self) -> str:
         status = self.run.status()
@@ -284,14 +284,24 @@ def watch(
 
     Args:
       found: their launch.json.
+
+    Raises:
+      Stopped: after Ctrl-C.
     """
     say = say or _print
     launches = [Launch(record, say, clock, client) for record in found]
-    while True:
-        left = [one for one in launches if not one.look()]
-        if not left:
-            return launches
-        sleep(POLL_S)
+    left = launches
+    try:
+        while left := [one for one in left if not one.look()]:
+            sleep(POLL_S)
+    except KeyboardInterrupt:
+        names = " ".join(one.name for one in left)
+        goes = "the launch goes" if len(left) == 1 else f"{len(left)} launches go"
+        raise Stopped(
+            EXIT_INTERRUPTED,
+            f"interrupted: {goes} on; pit-jax launch watch {names} looks after it again",
+        ) from None
+    return launches
 
 
 def _print(line: str) -> None:

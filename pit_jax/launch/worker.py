@@ -39,6 +39,7 @@ from pit_jax.errors import (
 )
 from pit_jax.fields import FIELDS
 from pit_jax.launch import verdict
+from pit_jax.launch.cloud_errors import Forbidden
 from pit_jax.launch.group import Plan, Process
 from pit_jax.launch.limits import Limits
 from pit_jax.launch.supervisor import supervise
@@ -271,7 +272,7 @@ def delete(args: argparse.Namespace) -> None:
             return
         except Exception as error:  # a bug, too, costs money
             print(f"pit-jax: {args.name} was not deleted: {error}", file=sys.stderr, flush=True)
-            if _is_forbidden(error):
+            if isinstance(error, Forbidden):
                 return
             if attempt == ATTEMPTS:
                 raise
@@ -280,13 +281,6 @@ def delete(args: argparse.Namespace) -> None:
 
 def _on_tpu_vm(args: argparse.Namespace) -> bool:
     return bool(args.project and args.zone)
-
-
-def _is_forbidden(error: Exception) -> bool:
-    """By what the client library raised, of which queue.py makes one of several ConfigErrors."""
-    from google.api_core.exceptions import PermissionDenied
-
-    return isinstance(error.__context__, PermissionDenied)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

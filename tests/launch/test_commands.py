@@ -1,4 +1,4 @@
-"""Looking after launches: what status, logs, stop and watch print and do."""
+"""Looking after launches: what status and watch print and do, on TPU and on GKE."""
 
 import json
 import threading
@@ -8,7 +8,7 @@ import pytest
 
 from pit_jax import cli
 from pit_jax.errors import ConfigError
-from pit_jax.launch import commands, decision, gke, known, queue, records, tpu, upload, watch
+from pit_jax.launch import decision, gke, known, logs, queue, records, tpu, upload, watch
 from pit_jax.rundir import RunDir
 
 from .fake_tpu import service as service
@@ -21,7 +21,7 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(queue, "PATIENCE_S", 0.2)
     monkeypatch.setattr(known, "LOOK_S", 0.2)
-    monkeypatch.setattr(commands, "FOLLOW_S", 0.02)
+    monkeypatch.setattr(logs, "FOLLOW_S", 0.02)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_damaged_records_are_passed_over(launched, capsys):
         (records.folder() / f"{name}.json").write_text(text)
     assert [record["name"] for record in records.all_of()] == ["pit"]
     assert cli.run(["launch", "stop", "e", "--yes"]) == 2
-    assert "no launch e was made" in capsys.readouterr().err
+    assert "no launch e on TPU or GKE was made" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("field", "value"), [("workdir", []), ("name", {}), ("project", None)])
@@ -110,7 +110,9 @@ def test_status_says_why_it_failed(service, launched, capsys):
 def test_a_name_that_nobody_knows(service, launched, capsys):
     launched()
     assert cli.run(["launch", "status", "pti"]) == 2
-    assert "no launch pti was made from this machine (pit)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no launch pti on TPU or GKE was made from this machine (pit): did you mean pit?" in said
+    assert "a --target local one: name its directory" in said
     place = ["--project", "my-project", "--zone", "us-west4-a"]
     assert cli.run(["launch", "status", "pti", *place]) == 2
     assert "there is no queued resource pti in my-project" in capsys.readouterr().err
@@ -139,90 +141,19 @@ def test_two_launches_of_one_name(launched, capsys):
     assert records.find("pit", zone="us-east1-c")["zone"] == "us-east1-c"
 
 
-# logs ------------------------------------------------------------------------------------
+def test_the_directory_of_a_launch_is_as_good_as_its_name(service, launched, capsys, tmp_path):
+    launched(known=False)
+    assert cli.run(["launch", "status", str(tmp_path / "pit")]) == 0
+    assert f"pit ({ID})" in capsys.readouterr().out
+    assert cli.run(["launch", "stop", str(tmp_path / "pit"), "--yes"]) == 0
+    assert service.state("pit") == "DELETING"
 
 
-def test_the_end_of_the_first_workers_log(service, launched, capsys):
-    run = launched()
-    run.write("logs/slice-0-worker-1.log", "other\n")
-    run.write("logs/slice-0-worker-0.log", "".join(f"line {n}\n" for n in range(500)))
-    assert cli.run(["launch", "logs", "pit", "--lines", "2"]) == 0
-    assert capsys.readouterr().out == "line 498\nline 499\n"
-    cli.run(["launch", "logs", "pit"])
-    assert len(capsys.readouterr().out.splitlines()) == 100
-    cli.run(["launch", "logs", "pit", "--worker", "slice-0-worker-1"])
-    assert capsys.readouterr().out == "other\n"
-
-
-def test_before_a_run_has_started_the_log_of_the_start_up_is_shown(service, launched, capsys):
-    launched().write("logs/slice-0-worker-0-startup.log", "installing\n")
-    cli.run(["launch", "logs", "pit"])
-    assert capsys.readouterr().out == "installing\n"
-
-
-@pytest.mark.parametrize("worker", ["../launch", "..", "slice-9", "/etc/passwd"])
-def test_a_log_that_is_none(service, launched, capsys, worker):
-    launched().write("logs/slice-0-worker-0.log", "x\n")
-    assert cli.run(["launch", "logs", "pit", "--worker", worker]) == 2
-    assert capsys.readouterr().out == ""
-
-
-def test_no_log_yet(service, launched, capsys):
-    launched()
-    assert cli.run(["launch", "logs", "pit"]) == 2
-    assert "no worker has written one yet" in capsys.readouterr().err
-
-
-def test_following_prints_each_line_once_until_the_run_ends(service, launched, capsys):
-    """The file is rewritten as a whole, and its beginning is dropped."""
-    run = launched()
-    lines = [f"line {n}" for n in range(60)]
-
-    def write() -> None:
-        for end in range(1, 61):
-            kept = lines[max(0, end - 20) : end]
-            run.write("logs/slice-0-worker-0.log", "".join(f"{line}\n" for line in kept))
-            time.sleep(0.01)
-        run.write_status(state="done", exit_code=0, final=True, launch=ID)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    assert cli.run(["launch", "logs", "pit", "--follow"]) == 0
-    writer.join()
-    assert capsys.readouterr().out.splitlines() == lines
-
-
-def test_the_last_lines_come_after_the_status(service, launched, capsys, monkeypatch):
-    run = launched()
-    run.write("logs/slice-0-worker-0.log", "a\n")
-    run.write_status(state="done", exit_code=0, final=True, launch=ID)
-    monkeypatch.setattr("time.sleep", lambda s: run.write("logs/slice-0-worker-0.log", "a\nb\n"))
-    assert cli.run(["launch", "logs", "pit", "--follow"]) == 0
-    assert capsys.readouterr().out == "a\nb\n"
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "new"),
-    [
-        ("", "ab", "ab"),
-        ("ab", "ab", ""),
-        ("ab", "abc", "c"),
-        ("abc", "bcd", "d"),
-        ("aaab", "abaa", "aa"),
-        ("aab", "baab", "aab"),
-        ("abc", "xyz", "xyz"),
-        ("abc", "", ""),
-        ("aa", "aaa", "a"),
-    ],
-)
-def test_what_is_new_in_a_log(before, after, new):
-    assert [*commands.added([*before], [*after])] == [*new]
-
-
-def test_what_a_worker_printed_does_not_reach_the_terminal_raw(service, launched, capsys):
-    launched().write("logs/slice-0-worker-0.log", b"\x1b[2Jgone \xff\n")
-    cli.run(["launch", "logs", "pit"])
-    assert "\x1b" not in capsys.readouterr().out
+def test_a_verb_that_is_mistyped(capsys):
+    assert cli.run(["launch", "stpo", "r1"]) == 2
+    assert "did you mean launch stop?" in capsys.readouterr().err
+    assert cli.run(["launch", "r1"]) == 2
+    assert "there is list, status, logs, stop, watch" in capsys.readouterr().err
 
 
 # GKE -------------------------------------------------------------------------------------
@@ -280,7 +211,7 @@ def test_what_is_on_gke_is_not_watched(on_gke, capsys):
 
 
 def test_a_run_in_a_bucket_is_listed_followed_and_stopped(service, bucket, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "FOLLOW_IN_A_BUCKET_S", 0.05)
+    monkeypatch.setattr(logs, "FOLLOW_IN_A_BUCKET_S", 0.05)
     run = RunDir(f"{bucket}/pit")
     request = asked(workdir=str(run.path))
     records.keep(upload.write_record(run, **tpu.described(request)))
@@ -316,6 +247,29 @@ def test_watch_ends_with_the_launches(service, launched, capsys, monkeypatch):
     assert cli.run(["launch", "watch"]) == 0
     assert "pit: done, exit code 0" in capsys.readouterr().out
     assert service.resources == {}
+
+
+PLACE = ["--project", "my-project", "--zone", "us-west4-a"]
+
+
+def test_watch_finds_what_other_machines_launched(service, launched, capsys, monkeypatch, tmp_path):
+    script = f"#!/bin/bash\nWORKDIR={tmp_path}/pit\n"
+    run = launched(known=False, script=script)
+    monkeypatch.setattr(watch, "POLL_S", 0.01)
+    monkeypatch.setattr(decision, "GRACE_S", 0.0)
+    run.write_status(state="done", exit_code=0, final=True, launch=ID)
+    assert cli.run(["launch", "watch"]) == 2
+    assert "add both --project and --zone" in capsys.readouterr().err
+    assert cli.run(["launch", "watch", *PLACE]) == 0
+    assert "pit: done, exit code 0" in capsys.readouterr().out
+
+
+def test_watch_says_why_it_found_nothing(service, capsys):
+    assert cli.run(["launch", "watch", *PLACE]) == 2
+    assert "there is nothing to watch in my-project, us-west4-a" in capsys.readouterr().err
+    service.stop()
+    assert cli.run(["launch", "watch", *PLACE]) == 2
+    assert "Cloud TPU was not reached" in capsys.readouterr().err
 
 
 def test_watch_says_what_it_gave_up(service, launched, capsys, monkeypatch):

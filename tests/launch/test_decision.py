@@ -10,7 +10,7 @@ from .test_queue import ID
 
 
 def of(state: str, **fields) -> Resource:
-    return Resource("pit", state, ID, "pit", **fields)
+    return Resource("pit", state, ID, **fields)
 
 
 GONE, HOUR = None, 3600.0
@@ -32,7 +32,6 @@ GONE, HOUR = None, 3600.0
         (Seen(resource=of("ACTIVE"), quiet_s=2.1 * HOUR), History(20), GIVE_UP, 0),
         (Seen(resource=of("SUSPENDING")), History(), WAIT, 0),
         (Seen(resource=of("DELETING")), History(pending=True), WAIT, 0),
-        (Seen(reached=False), History(absent=9), WAIT, 0),
         # The run has ended.
         (Seen(resource=of("ACTIVE"), ended=True, ended_s=10), History(), WAIT, 0),
         (Seen(resource=of("ACTIVE"), ended=True, ended_s=HOUR), History(), DELETE, 0),

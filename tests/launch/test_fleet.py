@@ -225,6 +225,13 @@ def test_a_quota_or_a_login_that_is_used_up_is_waited_for(world, service, capsys
     assert any("again in 1 min" in line for line in world.said)
 
 
+def test_a_login_is_waited_for_as_long_as_it_takes(world, service, capsys):
+    unauthenticated = grpc.StatusCode.UNAUTHENTICATED
+    service.fail("CreateQueuedResource", unauthenticated, "no valid credential", 100)
+    world.fleet.run()
+    assert world.states() == ["done"] * 4
+
+
 def test_a_refused_point_does_not_end_the_others(world, service, capsys):
     service.fail("CreateQueuedResource", grpc.StatusCode.INVALID_ARGUMENT, "no such type")
     with pytest.raises(Failed, match="1 of 4"):

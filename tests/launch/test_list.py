@@ -85,6 +85,29 @@ def test_launches_of_other_machines_are_listed_with_a_place(service, launched, c
     assert "120/50k" in printed
 
 
+def test_a_list_without_launches_says_where_it_looked(service, launched, capsys):
+    place = ["--project", "my-project", "--zone", "us-west4-a"]
+
+    def listed(*words):
+        assert cli.run(["launch", "list", *words]) == 0
+        return capsys.readouterr().out
+
+    assert "--target local has its directory: pit-jax launch status" in listed()
+    assert listed(*place) == "no launches are known in my-project, us-west4-a\n"
+    assert listed(*place[:2]).startswith("note: --project and --zone, both, look for launches")
+    service.stop()
+    [line] = listed(*place).splitlines()
+    assert "Cloud TPU was not reached" in line
+
+
+def test_no_line_of_a_list_is_blank_or_ends_so(service, launched, capsys):
+    launched()
+    cli.run(["launch", "list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all(line == line.rstrip() != "" for line in lines)
+
+
 def test_resources_of_others_are_not_listed(service, capsys):
     service.add(asked())
     service.resources["pit"].tpu.node_spec[0].node.labels = {}

@@ -59,6 +59,16 @@ def test_dry_run_prints_commands_that_can_be_typed_and_makes_nothing(cpu, tmp_pa
     assert not place.exists()
 
 
+def test_dry_run_asks_no_network_for_a_bucket(cpu, capsys, monkeypatch):
+    def asked(path):
+        raise AssertionError("a bucket's driver looks for credentials")
+
+    monkeypatch.setattr(local, "RunDir", asked)
+    assert cli.run(words("gs://my-bucket/run", "--dry-run")) == 0
+    assert capsys.readouterr().out.rstrip().endswith("--workdir gs://my-bucket/run")
+    assert cli.run(words("gs://my-bucket", "--dry-run")) == 2
+
+
 def test_one_process_needs_nobody_to_find(cpu, tmp_path, capsys):
     assert cli.run(words(tmp_path / "run", "--dry-run")) == 0
     assert "JAX_" not in capsys.readouterr().out
@@ -106,7 +116,7 @@ def told(cpu, monkeypatch):
 
     def tell(words: str) -> None:
         command = [sys.executable, FAKE]
-        monkeypatch.setattr(local, "_words", lambda run, *_: [*command, run.path, *words.split()])
+        monkeypatch.setattr(local, "_words", lambda place, *_: [*command, place, *words.split()])
 
     def quick(config, run):
         return Limits(config.launch.retries, config.launch.hang_s, **QUICK)

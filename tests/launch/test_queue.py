@@ -49,7 +49,7 @@ def test_what_is_created_is_what_was_asked_for(service, client):
     seen = [client.get("pit").state for _ in range(4)]
     assert seen == ["ACCEPTED", "PROVISIONING", "ACTIVE", "ACTIVE"]
     found = client.get("pit")
-    assert (found.launch, found.launch_name, found.spot) == (ID, "pit", True)
+    assert (found.launch, found.spot) == (ID, True)
     assert found.workdir == "gs://bucket/a run"  # quoted as a shell would
     assert (found.accelerator, found.reason) == ("v5litepod-16", "")
 

@@ -3,15 +3,17 @@
 import io
 
 import grpc
+import pytest
 
 from pit_jax import cli, files
-from pit_jax.errors import StorageError
-from pit_jax.launch import records, upload
+from pit_jax.errors import ConfigError, StorageError
+from pit_jax.launch import records, tpu, upload
 from pit_jax.lease_store import Disk
 
 from .fake_tpu import service as service
 from .test_commands import launched as launched
 from .test_commands import quick as quick
+from .test_commands import state
 from .test_queue import ID, asked
 
 
@@ -39,6 +41,37 @@ def test_stop_asks(service, launched, capsys, monkeypatch):
     assert "nothing was stopped" in capsys.readouterr().err
     assert service.count("DeleteQueuedResource") == 0
     assert "stopped" not in records.find("pit")
+
+
+def test_several_are_stopped_with_one_question(service, launched, capsys, monkeypatch):
+    launched()
+    launched("other", 2)
+    answer = io.StringIO("y\n")
+    answer.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", answer)
+    assert cli.run(["launch", "stop", "pit", "other"]) == 0
+    assert "stop pit, other and delete their tpu resources? [y/N]" in capsys.readouterr().out
+    assert [service.state(name) for name in ("pit", "other")] == ["DELETING"] * 2
+
+
+def test_one_that_cannot_be_stopped_keeps_no_other_alive(service, launched, capsys):
+    launched()
+    launched("other", 2)
+    service.add(asked(id="f" * 12))
+    assert cli.run(["launch", "stop", "pit", "other", "--yes"]) == 2
+    assert "was left alone" in capsys.readouterr().err
+    assert service.state("other") == "DELETING"
+    assert cli.run(["launch", "stop", "pit", "typo", "--yes"]) == 2
+    assert service.count("DeleteQueuedResource") == 1  # a name that is none stops nothing
+
+
+def test_what_has_failed_is_stopped_and_then_launched_again(service, launched, capsys):
+    run = launched()
+    state(service, "pit", ("FAILED", 8, "Quota exhausted"))
+    with pytest.raises(ConfigError, match="pit has FAILED"):
+        upload.check_free(run, None, tpu.alive)
+    assert cli.run(["launch", "stop", "pit", "--yes"]) == 0
+    upload.check_free(run, None, tpu.alive)
 
 
 def test_stop_leaves_the_resource_of_another_launch_alone(service, launched, capsys):

@@ -5,7 +5,7 @@ import dataclasses
 import grpc
 import pytest
 
-from pit_jax.errors import ConfigError
+from pit_jax.errors import ConfigError, Stopped
 from pit_jax.launch import queue, records, tpu, upload, watch
 from pit_jax.launch.decision import DONE, GIVE_UP
 from pit_jax.rundir import RunDir
@@ -285,6 +285,18 @@ def test_several_are_looked_after_at_once(world, service, tmp_path):
     found = watch.watch([world.record, record], *words)
     assert [launch.outcome for launch in found] == [DONE, DONE]
     assert service.resources == {}
+
+
+def test_ctrl_c_ends_watching_alone_and_says_so(world, service):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    world.create(["ACTIVE"])
+    world.at(120, interrupted)
+    with pytest.raises(Stopped, match=r"the launch goes on; pit-jax launch watch pit") as stopped:
+        world.watch()
+    assert stopped.value.exit_code == 130
+    assert service.count("DeleteQueuedResource") == 0
 
 
 def test_a_launch_needs_a_place(world):

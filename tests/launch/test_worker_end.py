@@ -195,11 +195,16 @@ def test_a_resource_of_another_launch_is_left_alone(monkeypatch, service, machin
     assert service.calls == [("GetQueuedResource", "pit")]
 
 
-def test_a_deletion_that_is_forbidden_says_which_role(monkeypatch, service, machine, run, capsys):
+@pytest.mark.parametrize(
+    ("why", "advice"), [("no", "roles/tpu.admin"), ("SERVICE_DISABLED", "gcloud services enable")]
+)
+def test_a_deletion_that_is_forbidden_says_what_is_missing(
+    monkeypatch, service, machine, run, capsys, why, advice
+):
     machine(0)
     service.add(asked())
-    service.fail("DeleteQueuedResource", grpc.StatusCode.PERMISSION_DENIED, "no", times=9)
+    service.fail("DeleteQueuedResource", grpc.StatusCode.PERMISSION_DENIED, why, times=9)
     ends(monkeypatch, 3)
     assert work(run) == 3
-    assert "roles/tpu.admin" in capsys.readouterr().err
+    assert advice in capsys.readouterr().err
     assert service.count("DeleteQueuedResource") == 1

@@ -46,9 +46,9 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
         raise ConfigError("--at-once and --shards are of a --sweep")
     upload.check_bucket(args.workdir, "tpu")
     name = args.name or requests.name_of(args.workdir)
-    asked = prepare(args, name, args.workdir, project(args))
-    where = accelerators.find(asked.accelerator, asked.slices)
+    where = accelerators.find(args.accelerator, args.slices or 1)
     config = configfile.load(args.config, overrides)
+    asked = prepare(args, name, args.workdir, project(args))
     unreachable = upload.check_reachable(config, "tpu", data_dir(args))
     own: Contents = {"config.json": upload.config_text(for_workers(config, args))}
     if args.dry_run:

@@ -48,6 +48,17 @@ def launched(bucket: str, *more: str) -> int:
     return cli.run(words(bucket, "--project", "my-project", "--name", "pit", *more))
 
 
+def test_what_is_mistyped_is_told_before_credentials_are_looked_for(monkeypatch, capsys):
+    monkeypatch.setattr("google.auth.default", lambda **_: pytest.fail("looked for credentials"))
+    place = "gs://my-bucket/pit"
+    for more, said in (
+        (["--accelerator", "v5litepod-3"], "there is no accelerator 'v5litepod-3'"),
+        (["--config.train.stepz=7"], "did you mean config.train.steps"),
+    ):
+        assert cli.run(words(place, *more)) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_yes_uploads_everything_and_creates_the_resource(cloud, bucket, capsys):
     assert launched(bucket, "--yes", "--config.train.steps=7") == 0
     (sent,) = created(cloud)

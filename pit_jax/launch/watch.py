@@ -40,14 +40,11 @@ _ALIVE = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTI
 
 
 def saved(run: RunDir, record: Mapping[str, Any]) -> int:
-    """How far a launch is: the newest step that was saved whole; of a shard, runs done."""
+    """How far a launch is: the newest step that was saved whole; of a shard, its runs done."""
     with contextlib.suppress(OSError, PitError, ValueError):
         if record.get("sweep"):
-            from pit_jax.study import sweepfile
-
-            sweep = RunDir(record["sweep"])
-            points = sweepfile.read(sweep.path).get("points", ())
-            runs = [RunDir(sweep.path / point["directory"]) for point in points]
+            sweep = RunDir(record["sweep"]).path
+            runs = [RunDir(sweep / directory) for directory in record.get("points", ())]
             return sum(one.status().get("state") == "done" for one in runs)
         names = [path.name.removesuffix(".json") for path in (run.path / "manifests").iterdir()]
         return max((int(name) for name in names if name.isdecimal()), default=0)

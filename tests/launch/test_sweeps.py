@@ -158,7 +158,11 @@ def test_shards_in_a_bucket(service, study, bucket, compiled, capsys):
     assert service.count("CreateQueuedResource") == 2
     _, found, directory = sweep.read(str(study), place)
     assert watch.saved(RunDir(record["workdir"]), record) == 0
-    directory.run(found[0]).write_status(state="done")
+    own = [point for point in found if point.directory in record["points"]]
+    (other, *_) = [point for point in found if point not in own]
+    directory.run(other).write_status(state="done")  # the other shard's progress
+    assert watch.saved(RunDir(record["workdir"]), record) == 0
+    directory.run(own[0]).write_status(state="done")
     assert watch.saved(RunDir(record["workdir"]), record) == 1
 
 

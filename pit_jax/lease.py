@@ -34,6 +34,11 @@ RENEW_S = 10.0
 _LONGEST_TTL_S = 600.0  # whatever a file says
 
 
+def new_owner() -> str:
+    """What $PIT_JAX_OWNER says, or else a token that nobody has."""
+    return os.environ.get(OWNER) or secrets.token_hex(16)
+
+
 class Lease:
     """A lease that this process holds, renewed by a thread of its own."""
 
@@ -202,7 +207,7 @@ def held(
     in_bucket = files.in_bucket(run.path)
     place = run.path / FILE
     store = Bucket(place, max(renew_s, 1.0)) if in_bucket else Disk(place)
-    owner = owner or os.environ.get(OWNER) or secrets.token_hex(16)
+    owner = owner or new_owner()
     lease = Lease(store, owner, renew_s, ttl_s)
     lease.take(say or _to_stderr)
     lease.start()

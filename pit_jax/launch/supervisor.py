@@ -13,7 +13,6 @@ import json
 import math
 import os
 import platform
-import secrets
 import signal
 import sys
 import tempfile
@@ -45,6 +44,7 @@ def supervise(
     launch: str,
     leads: bool,
     out: Callable[[str], None] | None = None,
+    owner: str = "",
 ) -> int:
     """Runs the processes of `plan` on this machine until the run has ended.
 
@@ -56,6 +56,7 @@ def supervise(
       launch: the launch's id, written into status.json.
       leads: whether process 0 is among them: then status.json and heartbeat.json are kept.
       out: takes every line that is printed; standard output by default.
+      owner: of the lease; a new one by default.
 
     Returns:
       The exit code that it all ended with: 0, 2, 3, 4, 75 or 130 as in errors.py, else that of
@@ -65,7 +66,7 @@ def supervise(
       ConfigError: if another process writes the directory.
       StorageError: if the directory cannot be read or written.
     """
-    owner = os.environ.get(lease.OWNER) or secrets.token_hex(16)
+    owner = owner or lease.new_owner()
     with contextlib.ExitStack() as stack:
         if leads:
             stack.enter_context(lease.held(run, owner))

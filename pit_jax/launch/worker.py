@@ -18,7 +18,6 @@ import http.client
 import itertools
 import os
 import re
-import secrets
 import sys
 import time
 import traceback
@@ -131,8 +130,6 @@ def work(args: argparse.Namespace) -> int:
       PitError: if it has not ended, or its machine is still there, and another start may help.
     """
     number, slice_number = number_and_slice()
-    # One for all tries of this process: none finds the one before as a stranger.
-    os.environ.setdefault(lease.OWNER, secrets.token_hex(16))
     leads = number == slice_number == 0
     worker = f"slice-{slice_number}-worker-{number}"
     run = RunDir(args.workdir)
@@ -177,11 +174,12 @@ def _supervised(args: argparse.Namespace, run: RunDir, worker: str, leads: bool)
       _Held: if another supervisor of this launch does, for longer than a lease lasts.
       Exception: where it does not lead, for what another start may mend.
     """
+    owner = lease.new_owner()  # one for all tries: none finds the one before as a stranger
     for attempt in range(ATTEMPTS):
         try:
             plan, limits = _plan(args, run)
             try:
-                code = supervise(plan, run, limits, worker, args.launch, leads)
+                code = supervise(plan, run, limits, worker, args.launch, leads, owner=owner)
             except ConfigError as error:
                 ours = run.status().get("launch") == args.launch
                 raise (_Held if ours else _Taken)(str(error)) from None

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from pit_jax import configfile, lease, lease_store
+from pit_jax import configfile, lease_store
 from pit_jax.errors import ConfigError, PitError, StorageError
 from pit_jax.launch import worker
 from pit_jax.launch.group import Process
@@ -58,8 +58,6 @@ def metadata(deaf: int = 0, **attributes: str):
 def quick(monkeypatch):
     for name in ("TPU_WORKER_ID", "MEGASCALE_SLICE_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(lease.OWNER, "")
-    monkeypatch.delenv(lease.OWNER)  # as it was, when the test has ended
     monkeypatch.setattr(worker, "PAUSE_S", 0.01)
 
 
@@ -94,7 +92,7 @@ def ends(monkeypatch, *outcomes: int | Exception, says: bool = True):
     """
     calls = []
 
-    def supervise(plan, run, limits, name, launch, leads):
+    def supervise(plan, run, limits, name, launch, leads, owner):
         code = outcomes[min(len(calls), len(outcomes) - 1)]
         calls.append((plan(1), limits, name, leads))
         if isinstance(code, Exception):

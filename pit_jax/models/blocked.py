@@ -3,10 +3,12 @@
 Query blocks of one head meet all its keys at a time; the backward pass recomputes the
 scores from the saved log-sum-exp (FlashAttention, Dao et al. 2022). What makes it fast on a
 CPU was measured: a loop over (example, head) whose products are plain matrices in cache,
-blocks of some 257 rows (65 are too small, 1025 spill; 86 where all the tokens are no more
+blocks of some 257 rows (65 are too small, 1025 spill; 88 where all the tokens are no more
 than some 300: 0.8 of the time at 257 tokens), and the scores held as [query, key]
 in the forward and [key, query] in the backward pass, so that no product multiplies by a
-transposed block of scores. Elsewhere all heads of all examples go through together.
+transposed block of scores or returns a transposed one. Rows come in eights, or with one more:
+what is left over beside a vector of numbers is computed one by one. The two make a step of the
+masked autoencoder 1.09 times as fast. Elsewhere all heads of all examples go through together.
 """
 
 from collections.abc import Callable
@@ -18,7 +20,8 @@ import jax.numpy as jnp
 from pit_jax.models.mask import FULL, Mask
 from pit_jax.parallel.mesh import ambient_platform
 
-_BLOCK, _SHORT_BLOCK = 257, 86  # query rows, about
+_BLOCK, _SHORT_BLOCK = 257, 88  # query rows, about
+_VECTOR = 8  # float32 numbers that a CPU computes at once
 _SHORT = 320  # rows, up to which a sequence is short
 _HIDDEN = -1e30  # a score that weighs nothing; finite, so that a row of them is no NaN
 
@@ -41,7 +44,8 @@ def _attention(q: jax.Array, k: jax.Array, v: jax.Array, first: jax.Array, mask:
 def _blocks(rows: int) -> tuple[int, int]:
     """How many query blocks, and their equal size: no block of a single row is left over."""
     count = max(1, round(rows / (_BLOCK if rows > _SHORT else _SHORT_BLOCK)))
-    return count, -(-rows // count)
+    size = -(-rows // count)
+    return count, size if size % _VECTOR <= 1 else -(-size // _VECTOR) * _VECTOR
 
 
 def _map_heads(function: Callable, inputs: tuple) -> tuple | jax.Array:
@@ -135,7 +139,7 @@ def _backward(
             d_values += _dot(weights.astype(grad.dtype), grad)
             d_scores = (weights * (_dot(values, grad.T) - d)).astype(query.dtype)
             d_keys += _dot(d_scores, query)
-            return (d_keys, d_values), _dot(keys_across, d_scores).T
+            return (d_keys, d_values), _dot(keys_across, d_scores)  # (D, size)
 
         zeros = jnp.zeros(keys.shape, jnp.float32)
         sums, d_queries = jax.lax.scan(
@@ -145,6 +149,7 @@ def _backward(
 
     blocks = [_in_blocks(_by_head(x)) for x in (q * scale, gradient.astype(q.dtype), delta)]
     d_q, d_k, d_v = _map_heads(one_head, (*blocks, log_sum, _by_head(k), _by_head(v)))
+    d_q = d_q.swapaxes(-1, -2)
     return _back(d_q * scale, q), _back(d_k, k), _back(d_v, v), None
 
 

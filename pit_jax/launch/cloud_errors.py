@@ -10,6 +10,8 @@ from typing import Any
 from pit_jax.errors import ConfigError, PitError
 
 LOGIN = "gcloud auth application-default login"
+NO_CREDENTIALS = f"there are no Google Cloud credentials here: {LOGIN}"
+NO_LIBRARIES = "Google's client libraries are missing here: pip install 'pit_jax[launch]'"
 _PLUGIN = "metadata from plugin failed"  # gRPC's words for whatever ails credentials
 # Codes of RFC 6749 and Google's own, after which only a new login helps.
 _REVOKED = re.compile(

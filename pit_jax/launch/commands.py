@@ -11,9 +11,10 @@ from typing import Any
 
 from pit_jax import files
 from pit_jax.errors import ConfigError, PitError
-from pit_jax.launch import known, listing, logs, records, upload
+from pit_jax.launch import known, listing, logs, money, records, upload
 from pit_jax.launch.known import UNKNOWN, Known, find, record_of
 from pit_jax.launch.listing import age, since, steps
+from pit_jax.launch.supervisor import HEARTBEAT
 from pit_jax.metrics import duration
 from pit_jax.rundir import RunDir
 
@@ -76,7 +77,7 @@ def _beats(one: Known) -> Iterable[tuple[str, str]]:
     run = RunDir(one.record["workdir"])
     with contextlib.suppress(PitError, ValueError):
         with files.told(run.path, "read"):
-            path = run.path / "heartbeat.json"
+            path = run.path / HEARTBEAT
             beat = files.read_json(path) if path.exists() else None
         if isinstance(beat, dict):
             seconds = since(beat.get("time"))
@@ -104,14 +105,10 @@ def stop(args: Any) -> None:
         if known.is_local(record):
             raise ConfigError(f"{record['name']} {_FOREGROUND}: press Ctrl-C there")
     names = ", ".join(record["name"] for record in found)
-    if not args.yes:
-        if not sys.stdin.isatty():
-            raise ConfigError(f"nobody is here to ask whether to stop {names}: add --yes")
-        targets = " and ".join(dict.fromkeys(record["target"] for record in found))
-        its = f"its {targets} resource" if len(found) == 1 else f"their {targets} resources"
-        print(f"stop {names} and delete {its}? [y/N] ", end="", flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise ConfigError("nothing was stopped")
+    money.check_answer(args.yes, f"stop {names}")
+    targets = " and ".join(dict.fromkeys(record["target"] for record in found))
+    its = f"its {targets} resource" if len(found) == 1 else f"their {targets} resources"
+    money.confirm(f"stop {names} and delete {its}?", args.yes, "stopped")
     failed = []
     for record in found:
         try:

@@ -130,14 +130,14 @@ def table(
     return "\n".join(f"  {name:13} {text}" for name, text in rows)
 
 
-def check_answer(yes: bool) -> None:
-    """Refuses a launch that nobody would confirm, before anything is compiled for it.
+def check_answer(yes: bool, what: str = "create this") -> None:
+    """Refuses `what` nobody would confirm, before anything is compiled or looked up for it.
 
     Raises:
       ConfigError: if nobody is there to ask.
     """
     if not yes and not sys.stdin.isatty():
-        raise ConfigError("nobody is here to ask whether to create this: add --yes")
+        raise ConfigError(f"nobody is here to ask whether to {what}: add --yes")
 
 
 def confirm(question: str, yes: bool, done: str = "created") -> None:

@@ -17,7 +17,14 @@ from typing import Any, TypeVar
 
 from pit_jax.errors import ConfigError, PitError
 from pit_jax.launch import cloud_errors
-from pit_jax.launch.cloud_errors import LOGIN, Exists, Missing, NoLogin, Unreachable
+from pit_jax.launch.cloud_errors import (
+    NO_CREDENTIALS,
+    NO_LIBRARIES,
+    Exists,
+    Missing,
+    NoLogin,
+    Unreachable,
+)
 from pit_jax.launch.cloud_errors import Exhausted as Exhausted
 from pit_jax.launch.request import LABEL, Request
 
@@ -231,9 +238,7 @@ def _connect(channel: Any) -> Any:
         from google.cloud import tpu_v2
         from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport
     except ImportError:
-        raise ConfigError(
-            "Cloud TPU's client library is missing here: pip install 'pit_jax[launch]'"
-        ) from None
+        raise ConfigError(NO_LIBRARIES) from None
     endpoint = os.environ.get(ENDPOINT)
     if channel is None and endpoint:
         if not re.fullmatch(r"(?:127\.0\.0\.1|localhost|\[::1\]):[0-9]{1,5}", endpoint):
@@ -246,7 +251,7 @@ def _connect(channel: Any) -> Any:
     try:
         return tpu_v2.TpuClient()
     except DefaultCredentialsError:
-        raise NoLogin(f"there are no Google Cloud credentials here: {LOGIN}") from None
+        raise NoLogin(NO_CREDENTIALS) from None
     except GoogleAuthError as error:
         raise Unreachable(f"Cloud TPU was not reached ({cloud_errors.line(str(error))})") from None
 

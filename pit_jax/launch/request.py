@@ -11,6 +11,7 @@ from typing import Any
 
 from pit_jax.errors import ConfigError
 from pit_jax.launch import accelerators
+from pit_jax.launch.cloud_errors import NO_LIBRARIES
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 LABEL = "pit-jax-launch"  # of what we create; its value is the launch's id
@@ -248,7 +249,5 @@ def _client_types() -> Any:
     try:
         from google.cloud.tpu_v2 import types
     except ImportError:
-        raise ConfigError(
-            "Cloud TPU's client library is missing here: pip install 'pit_jax[launch]'"
-        ) from None
+        raise ConfigError(NO_LIBRARIES) from None
     return types

@@ -22,6 +22,7 @@ from pit_jax.errors import ConfigError, PitError, Stopped
 from pit_jax.launch import accelerators, money, startup, upload, wheel
 from pit_jax.launch import request as requests
 from pit_jax.launch.accelerators import Accelerator
+from pit_jax.launch.cloud_errors import NO_CREDENTIALS, NO_LIBRARIES, NoLogin
 from pit_jax.launch.request import Request
 from pit_jax.rundir import RunDir
 
@@ -102,15 +103,11 @@ def project(args: Any) -> str:
         import google.auth
         from google.auth.exceptions import GoogleAuthError
     except ImportError:
-        raise ConfigError(
-            "Google's client libraries are missing here: pip install 'pit_jax[launch]'"
-        ) from None
+        raise ConfigError(NO_LIBRARIES) from None
     try:
         _, found = google.auth.default()
     except GoogleAuthError:
-        raise ConfigError(
-            "there are no Google Cloud credentials here: gcloud auth application-default login"
-        ) from None
+        raise NoLogin(NO_CREDENTIALS) from None
     if not found:
         raise ConfigError("--project is missing: your credentials name none")
     return found

@@ -22,7 +22,13 @@ from pit_jax.config import flatten
 from pit_jax.data import known
 from pit_jax.errors import ConfigError, StorageError
 from pit_jax.launch import records
-from pit_jax.launch.cloud_errors import LOGIN, NoLogin, needs_login
+from pit_jax.launch.cloud_errors import (
+    LOGIN,
+    NO_CREDENTIALS,
+    NO_LIBRARIES,
+    NoLogin,
+    needs_login,
+)
 from pit_jax.lease_store import Bucket, Disk
 from pit_jax.rundir import RunDir
 
@@ -76,15 +82,13 @@ def _look(bucket: str) -> None:
         from google.cloud import storage
         from google.cloud.storage.retry import DEFAULT_RETRY
     except ImportError:
-        raise ConfigError(
-            "Google's client libraries are missing here: pip install 'pit_jax[launch]'"
-        ) from None
+        raise ConfigError(NO_LIBRARIES) from None
     try:
         client = storage.Client(project=None)
         call = {"timeout": CHANGE_S, "retry": DEFAULT_RETRY.with_timeout(REACH_S)}
         next(iter(client.list_blobs(bucket, max_results=1, **call)), None)
     except DefaultCredentialsError:
-        raise NoLogin(f"there are no Google Cloud credentials here: {LOGIN}") from None
+        raise NoLogin(NO_CREDENTIALS) from None
     except exceptions.NotFound:
         raise ConfigError(
             f"there is no bucket {bucket}: gcloud storage buckets create gs://{bucket}"

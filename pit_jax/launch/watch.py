@@ -33,6 +33,7 @@ from pit_jax.launch.decision import (
 )
 from pit_jax.launch.queue import Client, Exhausted, NoLogin
 from pit_jax.launch.request import Request
+from pit_jax.launch.supervisor import HEARTBEAT
 from pit_jax.rundir import RunDir
 
 POLL_S = 60.0
@@ -153,7 +154,7 @@ class Launch:
 
     def _heartbeat(self) -> Any:
         """What heartbeat.json says: that it changes counts, since clocks differ."""
-        path = self.run.path / "heartbeat.json"
+        path = self.run.path / HEARTBEAT
         with contextlib.suppress(ValueError, PitError, OSError):
             return files.read_json(path)
         return None

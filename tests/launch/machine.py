@@ -111,7 +111,7 @@ class Machine:
 
     def __init__(self, path: pathlib.Path, number: int = 0):
         self.path = path
-        for folder in ("bin", "bucket", "root", "system"):
+        for folder in ("bin", "bucket", "disk", "system"):
             (path / folder).mkdir()
         for name, text in _STUBS.items():
             (path / "bin" / name).write_text(_HEAD + text + "\n")
@@ -140,7 +140,7 @@ class Machine:
         given = {
             "PATH": f"{self.path}/bin:/usr/bin:/bin",
             "MACHINE": str(self.path),
-            "PIT_JAX_ROOT": str(self.path / "root"),
+            "PIT_JAX_ROOT": str(self.path / "disk"),
             "PIT_JAX_SYSTEM": str(self.path / "system"),
             "PIT_JAX_PAUSE": "1",
             **environment,
@@ -174,7 +174,7 @@ class Machine:
 
     def idle(self, limit_s: float = 20.0) -> None:
         """Waits until what the script started in the background has ended."""
-        worker = (self.path / "root" / "worker.pid").read_text().strip()
+        worker = (self.path / "disk" / "worker.pid").read_text().strip()
         deadline = time.monotonic() + limit_s
         while os.path.exists(f"/proc/{worker}"):
             if time.monotonic() > deadline:
@@ -183,8 +183,8 @@ class Machine:
 
     @property
     def log(self) -> str:
-        return (self.path / "root" / "startup.log").read_text()
+        return (self.path / "disk" / "startup.log").read_text()
 
     def terminate(self) -> None:
         """SIGTERM to what the script started in the background, as at a shutdown."""
-        os.kill(int((self.path / "root" / "worker.pid").read_text()), 15)
+        os.kill(int((self.path / "disk" / "worker.pid").read_text()), 15)

@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+import pytest
+
 from pit_jax.launch.group import Process
 from pit_jax.launch.limits import Limits
 from pit_jax.launch.supervisor import supervise
@@ -52,6 +54,11 @@ class Supervised:
         """By the supervisor."""
         start = "supervisor: "
         return [line.removeprefix(start) for line in self.printed if line.startswith(start)]
+
+
+@pytest.fixture
+def a(tmp_path) -> Supervised:
+    return Supervised(tmp_path / "run")
 
 
 def until(reached) -> None:

@@ -5,14 +5,7 @@ import signal
 import subprocess
 import threading
 
-import pytest
-
-from .supervised import Supervised
-
-
-@pytest.fixture
-def a(tmp_path) -> Supervised:
-    return Supervised(tmp_path / "run")
+from .supervised import a as a
 
 
 def test_a_run_is_not_done_because_others_than_process_0_are(a):

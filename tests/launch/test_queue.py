@@ -199,7 +199,7 @@ def test_only_a_creation_can_run_out_of_chips(service, client, said):
 
 def test_a_limit_on_calls_that_the_operation_runs_into(service, client):
     service.operation_error = (8, PER_MINUTE)
-    refusal(client.create, asked(), kind=queue.Unreachable)
+    assert "not reached" in refusal(client.create, asked(), kind=queue.Unreachable)
 
 
 @pytest.mark.parametrize("code", ["PERMISSION_DENIED", "NOT_FOUND", "RESOURCE_EXHAUSTED"])
@@ -280,7 +280,8 @@ def test_a_metadata_server_that_is_away_is_waited_for(monkeypatch):
 
     monkeypatch.delenv(queue.ENDPOINT, raising=False)
     monkeypatch.setattr("google.auth.default", away)
-    refusal(queue.Client, "my-project", "us-west4-a", kind=queue.Unreachable)
+    line = refusal(queue.Client, "my-project", "us-west4-a", kind=queue.Unreachable)
+    assert line.startswith("Cloud TPU was not reached (the metadata server does not answer)")
 
 
 def logged_in(service, *errors) -> tuple[queue.Client, Login]:

@@ -12,13 +12,9 @@ import pytest
 from pit_jax.launch import supervisor
 
 from .supervised import Supervised, until
+from .supervised import a as a
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="a death of the parent tells on Linux")
-
-
-@pytest.fixture
-def a(tmp_path) -> Supervised:
-    return Supervised(tmp_path / "run")
 
 
 def interrupts(a: Supervised, line: str, number: int) -> None:

@@ -69,7 +69,7 @@ def test_it_installs_the_wheel_and_starts_the_worker(machine, new):
         machine.set("new-python")
     assert machine.boot(script()) == 0
     python = f"{machine.path}/bin/python3" if new else "3.12"
-    root = machine.path / "root"
+    root = machine.path / "disk"
     assert machine.called("uv venv") == [f"uv venv --quiet --python {python} {root}/venv"]
     (install,) = machine.called("uv pip install")
     assert install.endswith(f"pit_jax[tpu,launch] @ file://{root}/launch/{WHEEL}")
@@ -127,7 +127,7 @@ def test_a_study_is_brought_too(machine):
     study.mkdir(parents=True)
     (study / "demo.py").write_text("x")
     assert machine.boot(script(study="study")) == 0
-    assert (machine.path / "root/launch/study/experiments/demo.py").read_text() == "x"
+    assert (machine.path / "disk/launch/study/experiments/demo.py").read_text() == "x"
     machine.wait("worker ")
 
 
@@ -140,7 +140,7 @@ def test_under_systemd_the_worker_is_a_unit_of_its_own(machine):
     (unit,) = machine.called("systemd-run")
     assert "--unit=pit-jax" in unit
     assert "--property=KillMode=mixed" in unit  # SIGTERM to the supervisor alone
-    assert f"{machine.path}/root/venv/bin/python -m pit_jax.launch.worker --config" in unit
+    assert f"{machine.path}/disk/venv/bin/python -m pit_jax.launch.worker --config" in unit
     for state in ("active", "activating"):  # while it runs, and until it is started again
         machine.set("unit", f"{state}\n")
         assert machine.boot(script()) == 0

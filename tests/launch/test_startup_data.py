@@ -14,9 +14,9 @@ def test_data_is_copied_once_and_the_run_knows_where(machine):
     (source / "train.array_record").write_text("pixels")
     text = script(data="gs://data-bucket/sets", data_mode="stage")
     assert machine.boot(text) == 0
-    copied = machine.path / "root/data/cifar100/train.array_record"
+    copied = machine.path / "disk/data/cifar100/train.array_record"
     assert copied.read_text() == "pixels"
-    assert machine.wait("TFDS") == f"TFDS_DATA_DIR={machine.path}/root/data"
+    assert machine.wait("TFDS") == f"TFDS_DATA_DIR={machine.path}/disk/data"
     copies = len(machine.called("gcloud storage rsync"))
     machine.idle()
     assert machine.boot(text) == 0
@@ -85,7 +85,7 @@ def test_a_place_that_cannot_be_looked_at_is_tried_again(machine):
 def test_a_bucket_is_mounted_read_only_with_a_cache(machine):
     text = script(data="gs://data-bucket/sets/all", data_mode="mount")
     assert machine.boot(text) == 0
-    root = machine.path / "root"
+    root = machine.path / "disk"
     assert machine.called("apt-get install") == ["apt-get install -y -qq gcsfuse"]
     assert (
         "gcsfuse-jammy" in (machine.path / "system/etc/apt/sources.list.d/gcsfuse.list").read_text()
@@ -106,7 +106,7 @@ def test_a_bucket_is_mounted_read_only_with_a_cache(machine):
 def test_an_attached_disk_is_mounted_read_only(machine, kind, options):
     machine.set("disks", f"/dev/sda  disk\n/dev/sdb {kind} disk\n/dev/sdc ext4 /var disk\n")
     assert machine.boot(script(data_mode="disk")) == 0
-    data = machine.path / "root/data"
+    data = machine.path / "disk/data"
     assert machine.called("mount ") == [f"mount -o {options} /dev/sdb {data}"]
     assert machine.wait("TFDS") == f"TFDS_DATA_DIR={data}"
 

@@ -2,9 +2,7 @@
 
 import itertools
 import json
-import os
 import re
-import sys
 import threading
 
 import pytest
@@ -15,19 +13,7 @@ from pit_jax.launch.limits import Limits
 from pit_jax.rundir import RunDir
 
 from .supervised import LAUNCH, Supervised, until
-
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="a death of the parent tells on Linux")
-
-
-@pytest.fixture
-def a(tmp_path) -> Supervised:
-    return Supervised(tmp_path / "run")
-
-
-def interrupts(a: Supervised, line: str, number: int) -> None:
-    """Has the supervisor told to stop when that line is printed, each time."""
-    a.on_line = lambda found: os.kill(os.getpid(), number) if line in found else None
-
+from .supervised import a as a
 
 # Exit codes ----------------------------------------------------------------------------
 

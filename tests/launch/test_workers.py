@@ -7,12 +7,8 @@ import pytest
 
 from pit_jax.launch import verdict
 
-from .supervised import LAUNCH, Supervised
-
-
-@pytest.fixture
-def a(tmp_path) -> Supervised:
-    return Supervised(tmp_path / "run")
+from .supervised import LAUNCH
+from .supervised import a as a
 
 
 def test_a_worker_that_does_not_lead_writes_its_log_alone(a):

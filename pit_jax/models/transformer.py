@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from pit_jax.models.attention import attention, choose
 from pit_jax.models.mask import FULL, Mask, layer_radii
 from pit_jax.models.pointwise import ACTIVATIONS, LayerNorm, modulated_norm
+from pit_jax.models.product import product
 from pit_jax.parallel import sequence
 from pit_jax.parallel.mesh import ambient_platform, constrain
 
@@ -101,7 +102,9 @@ def modulation(c: jax.Array, parts: int, width: int) -> list[jax.Array]:
     Args:
       c: (B, d) float32.
     """
-    dense = nn.Dense(parts * width, kernel_init=nn.initializers.zeros, name="modulation")
+    dense = nn.Dense(
+        parts * width, kernel_init=nn.initializers.zeros, dot_general=product, name="modulation"
+    )
     return jnp.split(constrain(dense(nn.silu(c)), "batch", None), parts, axis=-1)
 
 
@@ -158,7 +161,9 @@ class Block(nn.Module):
 
         def dense(features: int, name: str) -> nn.Dense:
             init = nn.initializers.xavier_uniform()
-            return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+            return nn.Dense(
+                features, dtype=self.dtype, kernel_init=init, dot_general=product, name=name
+            )
 
         def norm(x: jax.Array, name: str, shift, scale) -> jax.Array:
             if self.conditioned:

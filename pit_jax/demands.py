@@ -191,6 +191,10 @@ def check_mae(c: ConfigDict, require: Require) -> None:
             f"config.data.augmentation.{name} has no place in task 'mae': what is mixed or erased"
             " cannot be reconstructed",
         )
+    require(
+        c.train.label_smoothing == 0,
+        "config.train.label_smoothing has no place in task 'mae', which looks at no labels",
+    )
     tensor = c.mesh.model
     require(
         tensor < 1 or heads % tensor == 0,

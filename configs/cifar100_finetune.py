@@ -20,8 +20,10 @@ per 256 images, weight decay 0.05, layer-wise decay 0.65, 100 epochs with 5 of w
 0.25, drop path 0.1, and the head on the mean of all tokens but [CLS]. The paper says nothing
 of its own: all of it is assumed, as are batch 1024 and crops of 8 to 100 %, timm's default.
 
-The run refuses to start without `init_from`, a run directory of task "mae" or weights made
-by one; `--config.init_task=` trains the same from scratch, for comparison.
+The run refuses to start without `init_from`: a run directory of task "mae", weights made by
+one, or a directory of Hugging Face's ViTMAE. `--config.init_task=
+--config.optim.layer_decay=1.0` trains the same from scratch, for comparison: layer-wise
+decay would leave the first layers of fresh weights as they are.
 """
 
 from pit_jax.config import base

@@ -6,7 +6,7 @@
 Half a minute on two CPU cores. Nothing is published for this setting; the recipe is this
 project's own: layer-wise decay 0.75, 500 steps on the same 100 images, chosen by
 `data.per_class_seed` (`--config.data.per_class=0` trains on all). experiments/digits_mae.py
-compares it with training from scratch.
+compares it with training from scratch, `--config.init_task= --config.optim.layer_decay=1.0`.
 """
 
 from pit_jax.config import base

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from pit_jax.models.vit import has_cls
 from pit_jax.weights import huggingface_parts as parts
 
 
@@ -58,6 +60,15 @@ def from_huggingface(
     }
     taken.finish()
     return tree
+
+
+def with_cls(model: Any) -> Any:
+    """The `model` group whose weights these can be: the same encoder, read by its [CLS].
+
+    What is pooled over the patches has a [CLS] among its tokens, too, so that fine-tuning may
+    start from here. Without one (pool "mean") the group comes back as it is.
+    """
+    return ConfigDict(model.to_dict() | {"pool": "cls"}) if has_cls(model.pool) else model
 
 
 def config(model: Any, data: Any) -> dict[str, Any]:

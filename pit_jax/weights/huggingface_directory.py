@@ -83,14 +83,26 @@ def read(directory: epath.PathLike, fields: dict[str, Any], config: Any) -> dict
       directory: where config.json and model.safetensors lie.
       fields: what `fields` said of it.
       config: the config that they are for; of a masked autoencoder only its encoder is.
+
+    Raises:
+      ConfigError: if there is no model.safetensors, or it does not fit the config.
     """
-    found, _ = tensors.read(epath.Path(directory) / "model.safetensors")
+    path = epath.Path(directory) / "model.safetensors"
+    if not path.exists():
+        raise ConfigError(
+            f"{directory} has a config.json of Hugging Face's and no model.safetensors: load it"
+            " with transformers and write it by save_pretrained(), in one file"
+        )
+    found, _ = tensors.read(path)
+    model = huggingface.with_cls(config.model)
     if fields["task"] == "classification":
-        return huggingface.from_huggingface(found, config.model, config.data)
+        return huggingface.from_huggingface(found, model, config.data)
     decoder = ConfigDict(config.mae.to_dict())
     for name in _MAE_FIELDS:
         decoder[name.removeprefix("mae.")] = fields[name]
-    return huggingface_mae.from_huggingface(found, config.model, config.data, decoder)
+    if config.task != "mae":  # nobody reads its positions: any will do
+        decoder.decoder_position = "learned"
+    return huggingface_mae.from_huggingface(found, model, config.data, decoder)
 
 
 def write(directory: epath.PathLike, params: Mapping, config: Any) -> None:

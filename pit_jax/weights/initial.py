@@ -1,15 +1,19 @@
 """What a fresh run starts from: another run's state, its weights, a file, or scratch."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from pit_jax.checkpoint import Checkpoints
 from pit_jax.config import flatten
 from pit_jax.data import latent_origin
 from pit_jax.errors import ConfigError
+from pit_jax.models import order
+from pit_jax.models.embed import sincos2d
 from pit_jax.models.vit import has_cls
 from pit_jax.rundir import RunDir
 from pit_jax.state import State
@@ -25,8 +29,35 @@ _DECISIVE += ("model.frequency_steps", "data.image_size", "data.channels")
 _DECISIVE += ("convnet.channels", "convnet.layers", "convnet.kernel", "convnet.downsample")
 _DECISIVE += ("perceiver.latents", "perceiver.rounds", "autoregressive.levels")
 
+# The same between two runs of one task, whose decoder comes along.
+_OF_TASK = {
+    "mae": ("mae.decoder_width", "mae.decoder_depth", "mae.decoder_heads")
+    + ("mae.decoder_position", "mae.normalise_target"),
+    "autoencoder": ("autoencoder.channels", "autoencoder.layers", "autoencoder.latent")
+    + ("autoencoder.groups", "autoencoder.attends"),
+}
+
+# What a diffusion's network is asked and told. To go over from one to the other is a way of
+# fine-tuning (Stable Diffusion 2 did so from epsilon to v): it is said and not refused.
+_ASKED = ("family", "predict", "schedule", "timesteps")
+
 # What may start afresh: a head for other classes, the norm of averaged tokens, a decoder.
 _MAY_BE_NEW = ("head", "depth_head", "pool_norm", "decoder")
+
+_TABLE = ("sincos2d", "learned")  # a computed table may become the first of learned positions
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Weights that a run may start from.
+
+    Attributes:
+      fields: what is known of the config that they were made with, by dotted names.
+      read: the weights, a nested dict of NumPy arrays.
+    """
+
+    fields: dict[str, Any]
+    read: Callable[[], dict]
 
 
 def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
@@ -46,9 +77,12 @@ def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
     fresh = steps.init(jax.random.key(config.train.seed))
     if not config.init_from:
         return fresh
-    if warning := latent_origin.difference(config):
-        say(warning)
-    merged, report = load.merge(fresh.params, read_weights(config.init_from, config), _MAY_BE_NEW)
+    found = find(config.init_from, config)
+    for warning in (latent_origin.difference(config), asked_otherwise(found.fields, config)):
+        if warning:
+            say(warning)
+    table = computed(found.fields, config, fresh.params)
+    merged, report = load.merge(fresh.params, found.read(), _MAY_BE_NEW, table)
     say(f"weights from {config.init_from}\n{report}")
     params = jax.device_put(merged, jax.tree.map(lambda x: x.sharding, fresh.params))
     # A copy: the step donates its state, and no buffer may be donated twice.
@@ -67,11 +101,13 @@ def check(config: Any) -> None:
         _checkpoints(config.resume, "config.resume")
     if config.init_from:
         find(config.init_from, config)
-    elif config.init_task:
+    elif config.init_task and not config.resume:
+        # Without weights below it, a rate that falls layer by layer leaves the first untrained.
+        scratch = " --config.optim.layer_decay=1.0" if config.optim.layer_decay != 1 else ""
         raise ConfigError(
             f"config.init_from is empty, but config.init_task={config.init_task!r} asks for the"
             " weights of such a run: name its directory, or train from scratch with"
-            " --config.init_task="
+            f" --config.init_task={scratch}"
         )
 
 
@@ -87,11 +123,12 @@ def read_weights(path: str, config: Any) -> dict:
     Raises:
       ConfigError: as `find`.
     """
-    return find(path, config)()
+    return find(path, config).read()
 
 
-def find(path: str, config: Any) -> Callable[[], dict]:
-    """Looks at what lies at `path`; the function that is returned reads the weights.
+def find(path: str, config: Any) -> Found:
+    """Looks at what lies at `path`. What is Hugging Face's is read at once, so that whatever
+    does not fit is known before a run directory is made.
 
     Raises:
       ConfigError: if there are no weights, or not of `config.init_task`, or of a model that
@@ -103,7 +140,8 @@ def find(path: str, config: Any) -> Callable[[], dict]:
     if source.is_dir() and huggingface_directory.is_one(source):
         fields = huggingface_directory.fields(source)
         check_fields(path, fields, config)
-        return lambda: huggingface_directory.read(source, fields, config)
+        theirs = huggingface_directory.read(source, fields, config)
+        return Found(fields, lambda: theirs)
     if source.is_dir():
         try:
             fields = flatten(RunDir(path).config())
@@ -111,7 +149,7 @@ def find(path: str, config: Any) -> Callable[[], dict]:
             raise ConfigError(f"config.init_from: {error}") from None
         check_fields(path, fields, config)
         saved = _checkpoints(path, "config.init_from")
-        return lambda: saved.read_weights(saved.newest_intact(repair=False))
+        return Found(fields, lambda: saved.read_weights(saved.newest_intact(repair=False)))
     found, fields = tensors.read(source)
     if fields is None:
         if config.init_task not in ("", "classification"):
@@ -119,9 +157,12 @@ def find(path: str, config: Any) -> Callable[[], dict]:
                 f"config.init_from={path} does not say what it was trained by, and"
                 f" config.init_task={config.init_task!r}: name its directory, or import it first"
             )
-        return lambda: huggingface.from_huggingface(found, config.model, config.data)
+        theirs = huggingface.from_huggingface(
+            found, huggingface.with_cls(config.model), config.data
+        )
+        return Found({}, lambda: theirs)
     check_fields(path, fields, config)
-    return lambda: tensors.unflatten(found)
+    return Found(fields, lambda: tensors.unflatten(found))
 
 
 def check_fields(path: str, fields: dict[str, Any], config: Any) -> None:
@@ -134,18 +175,65 @@ def check_fields(path: str, fields: dict[str, Any], config: Any) -> None:
             f"config.init_from={path} was trained by task {task!r}, not by"
             f" config.init_task={config.init_task!r}"
         )
-    for name in _DECISIVE:
+    for name in _DECISIVE + (_OF_TASK.get(task, ()) if task == config.task else ()):
         theirs = fields.get(name, ours[name])
         theirs = tuple(theirs) if isinstance(theirs, list) else theirs  # of a file's JSON
+        same = theirs == ours[name]
         if name == "model.pool":  # what stands in the sequence must be the same, not the head
             same = has_cls(theirs) == has_cls(ours[name])
-        else:
-            same = theirs == ours[name]
+        if name == "model.position":
+            same = same or (theirs, ours[name]) == _TABLE
         if not same:
             raise ConfigError(
                 f"the weights in {path} were made with {name}={theirs!r},"
                 f" the config has {ours[name]!r}"
             )
+
+
+def asked_otherwise(fields: dict[str, Any], config: Any) -> str | None:
+    """A warning where a diffusion starts from one whose network was asked something else.
+
+    Args:
+      fields: of the config that the weights were made with.
+      config: the run's.
+    """
+    if not config.task == fields.get("task") == "diffusion":
+        return None
+    ours = config.diffusion
+    theirs = {name: fields.get(f"diffusion.{name}", ours[name]) for name in _ASKED}
+    flows = "flow" in (ours.family, theirs["family"])  # which have no schedule and no timesteps
+    differs = [
+        f"config.diffusion.{name}={theirs[name]!r}, now {ours[name]!r}"
+        for name in (_ASKED[:2] if flows else _ASKED)
+        if theirs[name] != ours[name]
+    ]
+    if not differs:
+        return None
+    return (
+        f"config.init_from={config.init_from} learnt with {', '.join(differs)}: what its network"
+        " says and is told means something else here"
+    )
+
+
+def computed(fields: dict[str, Any], config: Any, params: Any) -> dict[str, np.ndarray]:
+    """The table of weights whose model computes its positions, where ours are learned: they
+    start from it, as in public MAE's fine-tuning.
+
+    Args:
+      fields: of the config that the weights were made with.
+      config: the run's.
+      params: the fresh tree (arrays or shapes).
+
+    Returns:
+      {"embed/position": (tokens, width) float32}, or nothing where nothing is computed.
+    """
+    model = config.model
+    if (fields.get("model.position"), model.position) != _TABLE:
+        return {}
+    side = config.data.image_size // model.patch
+    table = sincos2d((side, side), model.width)[order.indices(model.order, side, model.order_seed)]
+    before = len(params["embed"]["position"]) - side**2  # [CLS], which has no place: zeros
+    return {"embed/position": np.pad(table, ((before, 0), (0, 0)))}
 
 
 def _checkpoints(path: str, field: str) -> Checkpoints:

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,30 +32,40 @@ _DIMENSIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Paths of the parameters that were loaded, stayed new, and were left out."""
+    """Paths of the parameters that were loaded, stayed new, were left out, and were computed."""
 
     loaded: tuple[str, ...]
     new: tuple[str, ...]
     dropped: tuple[str, ...]
+    computed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = []
         for field in dataclasses.fields(self):
             paths = getattr(self, field.name)
+            if field.name == "computed" and not paths:  # which is seldom
+                continue
             groups = collections.Counter(path.partition("/")[0] for path in paths)
             listed = ", ".join(f"{group} ({count})" for group, count in groups.items())
             lines.append(f"  {field.name:8} {listed or 'nothing'}")
         return "\n".join(lines)
 
 
-def merge(params: Any, loaded: Any, may_be_new: Sequence[str] = ("head",)) -> tuple[Any, Report]:
+def merge(
+    params: Any,
+    loaded: Any,
+    may_be_new: Sequence[str] = ("head",),
+    computed: Mapping[str, np.ndarray] | None = None,
+) -> tuple[Any, Report]:
     """`params` with the values of `loaded` where both have them.
 
     Args:
       params: the fresh tree (arrays or shapes); decides which paths and shapes there are.
       loaded: the other tree; what `params` does not have is dropped.
-      may_be_new: top-level groups that keep their fresh values if they are missing or of
-        another shape in `loaded`: a head for other classes.
+      may_be_new: top-level groups that keep all their fresh values if one of them is missing
+        or of another shape in `loaded`: a head for other classes. Half a decoder is none.
+      computed: path → the value of a parameter that `loaded` lacks because its model computes
+        it.
 
     Returns:
       The merged tree (loaded leaves are NumPy arrays of the fresh dtype, new ones the fresh
@@ -64,27 +74,34 @@ def merge(params: Any, loaded: Any, may_be_new: Sequence[str] = ("head",)) -> tu
     Raises:
       ConfigError: for any other path that is missing or of another shape.
     """
-    source = tensors.flatten(loaded)
-    report: dict[str, list[str]] = {"loaded": [], "new": []}
+    source, given = tensors.flatten(loaded), computed or {}
+    report: dict[str, list[str]] = {"loaded": [], "new": [], "computed": []}
+    incomplete: set[str] = set()
+
+    def look(path: str, fresh: Any) -> None:
+        if path not in source or source[path].shape != tuple(fresh.shape):
+            incomplete.add(path.partition("/")[0])
 
     def choose(path: str, fresh: Any) -> Any:
-        found = source.get(path)
-        if found is not None and found.shape == tuple(fresh.shape):
-            report["loaded"].append(path)
-            return np.asarray(found, fresh.dtype)
-        if path.partition("/")[0] in may_be_new:
+        group = path.partition("/")[0]
+        if group in may_be_new and group in incomplete:
             report["new"].append(path)
             return fresh
+        found = source.get(path, given.get(path))
         if found is None:
             raise ConfigError(f"the weights have no {path}")
-        raise ConfigError(
-            f"the weights have {path} of shape {found.shape}, the config makes it"
-            f" {tuple(fresh.shape)}: {_cause(path, found.shape, tuple(fresh.shape))}"
-        )
+        if found.shape != tuple(fresh.shape):
+            raise ConfigError(
+                f"the weights have {path} of shape {found.shape}, the config makes it"
+                f" {tuple(fresh.shape)}: {_cause(path, found.shape, tuple(fresh.shape))}"
+            )
+        report["loaded" if path in source else "computed"].append(path)
+        return np.asarray(found, fresh.dtype)
 
+    map_with_path(look, params)
     merged = map_with_path(choose, params)
     dropped = tuple(path for path in source if path not in report["loaded"])
-    return merged, Report(tuple(report["loaded"]), tuple(report["new"]), dropped)
+    return merged, Report(dropped=dropped, **{name: tuple(x) for name, x in report.items()})
 
 
 def _cause(path: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> str:

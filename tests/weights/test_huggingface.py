@@ -15,7 +15,7 @@ from pit_jax.config import flatten
 from pit_jax.errors import ConfigError, StorageError
 from pit_jax.models import vit
 from pit_jax.models.embed import sincos2d
-from pit_jax.weights import huggingface, huggingface_directory, tensors
+from pit_jax.weights import huggingface, huggingface_directory, initial, tensors
 
 CASES = [
     {"patch": 1},
@@ -160,6 +160,19 @@ def test_a_head_for_other_classes_is_left_to_the_merge(make):
     config.data.num_classes = 5
     params = huggingface.from_huggingface(there, config.model, config.data)
     assert params["head"]["kernel"].shape == (32, 10)
+
+
+@pytest.mark.parametrize("source", ["hf", "hf/model.safetensors"])
+def test_a_classifier_starts_one_that_pools_its_patches(make, tmp_path, source):
+    """Its [CLS] is among the tokens there, too; a model without one is refused when found."""
+    config = make(patch=2)
+    params = our_weights(config)
+    huggingface_directory.write(tmp_path / "hf", params, config)
+    config.model.pool = "patches"
+    assert_same(initial.read_weights(str(tmp_path / source), config), params)
+    config.model.pool = "mean"
+    with pytest.raises(ConfigError, match=r"ViT has no config\.model\.pool='mean'"):
+        initial.find(str(tmp_path / source), config)
 
 
 def test_positions_of_another_size_need_to_be_asked_for(make):

@@ -1,6 +1,7 @@
 """Against transformers' ViTMAE with random weights: same loss, reconstruction and latent."""
 
 import json
+import re
 import tempfile
 
 import jax
@@ -14,7 +15,8 @@ from pit_jax.errors import ConfigError
 from pit_jax.models import mae
 from pit_jax.models.sizes import num_kept
 from pit_jax.tasks import build
-from pit_jax.weights import exchange, huggingface_directory, huggingface_mae, tensors
+from pit_jax.train import train
+from pit_jax.weights import exchange, huggingface_directory, huggingface_mae, initial, tensors
 
 POSITION = "vit.embeddings.position_embeddings"
 
@@ -72,14 +74,41 @@ def test_a_directory_becomes_a_file_and_the_file_an_encoder(make, tmp_path):
     assert (fields["task"], fields["model.position"]) == ("mae", "sincos2d")
     assert fields["mae.decoder_position"] == "learned"
     assert_same(tensors.unflatten(found), params)
-    from pit_jax.weights import initial
-
     tune = config.copy_and_resolve_references()
     tune.task, tune.init_task = "classification", "mae"
-    for source in (target, str(tmp_path / "hf")):
-        read = initial.read_weights(source, tune)
-        for group in ("embed", "trunk", "norm"):
-            assert_same(read[group], params[group])
+    for tune.model.pool in ("cls", "patches"):
+        for source in (target, str(tmp_path / "hf")):
+            read = initial.read_weights(source, tune)
+            for group in ("embed", "trunk", "norm"):
+                assert_same(read[group], params[group])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({}, "save_pretrained(), in one file"),
+        ({"pool": "mean"}, "Hugging Face's ViTMAE has no config.model.pool='mean'"),
+        ({"window": (2.0,)}, "Hugging Face's ViTMAE has no config.model.window=(2.0,)"),
+        ({"position": "sincos2d"}, "the weights have learned positions"),
+        ({"width": 16, "mlp": 0}, "with model.width=32, the config has 16"),
+    ],
+    ids=str,
+)
+def test_a_directory_that_does_not_fit_is_refused_before_anything_is_made(
+    make, tmp_path, one_device, change, sentence
+):
+    config = make(patch=2)
+    huggingface_directory.write(tmp_path / "hf", our_weights(config), config)
+    if not change:
+        (tmp_path / "hf" / "model.safetensors").rename(tmp_path / "hf" / "pytorch_model.bin")
+    tune = config.copy_and_resolve_references()
+    tune.update(task="classification", init_task="mae", init_from=str(tmp_path / "hf"))
+    tune.model.update({"pool": "patches"} | change)
+    tune.eval.what = ("accuracy",)
+    with pytest.raises(ConfigError, match=re.escape(sentence)) as refusal:
+        train(validation.resolve(tune), tmp_path / "run", devices=one_device)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

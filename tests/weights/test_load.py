@@ -65,6 +65,39 @@ def test_a_missing_head_is_new_and_any_other_gap_is_refused(shapes):
         load.merge(fresh, old)
 
 
+def test_a_decoder_is_loaded_whole_or_not_at_all():
+    """Half of another one says nothing."""
+    fresh = {"decoder": {"mask": np.zeros(2), "head": np.zeros(3)}, "norm": np.zeros(2)}
+    old = {"decoder": {"mask": np.ones(2), "head": np.ones(3)}, "norm": np.ones(2)}
+    merged, report = load.merge(fresh, old, may_be_new=("decoder",))
+    assert report.new == ()
+    np.testing.assert_array_equal(merged["decoder"]["mask"], 1)
+    for other in ({"mask": np.ones(2)}, {"mask": np.ones(2), "head": np.ones(4)}):
+        merged, report = load.merge(fresh, old | {"decoder": other}, may_be_new=("decoder",))
+        assert report.loaded == ("norm",)
+        assert set(report.new) == {"decoder/mask", "decoder/head"}
+        assert set(report.dropped) == {f"decoder/{name}" for name in other}
+        assert merged["decoder"]["mask"] is fresh["decoder"]["mask"]
+
+
+def test_what_a_model_computed_stands_in_for_what_it_has_not():
+    fresh = {"embed": {"cls": np.zeros(2, "float32"), "position": np.zeros((3, 2), "float32")}}
+    table, cls = np.arange(6.0).reshape(3, 2), {"cls": np.ones(2)}
+    with pytest.raises(ConfigError, match="the weights have no embed/position"):
+        load.merge(fresh, {"embed": cls})
+    merged, report = load.merge(fresh, {"embed": cls}, computed={"embed/position": table})
+    np.testing.assert_array_equal(merged["embed"]["position"], table)
+    assert merged["embed"]["position"].dtype == np.float32
+    assert (report.loaded, report.computed) == (("embed/cls",), ("embed/position",))
+    assert str(report).endswith("\n  computed embed (1)")
+    # what was learned goes before
+    merged, report = load.merge(
+        fresh, {"embed": cls | {"position": -table}}, computed={"embed/position": table}
+    )
+    np.testing.assert_array_equal(merged["embed"]["position"], -table)
+    assert report.computed == ()
+
+
 def test_shapes_are_targets_and_flat_trees_are_sources(shapes):
     target, old = shapes(num_classes=100), filled(shapes(), 0)
     merged, _ = load.merge(target, tensors.flatten(old))

@@ -27,13 +27,14 @@ WORDS = ["--config.model.heads=3", "--config.train.batch_size=8"]
 ONE_DEVICE = "--xla_force_host_platform_device_count=1"
 
 # What each line still lacks: attention by blocks, our gradients of GELU and layer norm, a
-# device for every core, huge pages.
+# device for every core, huge pages, our gradients of dense layers.
 VARIANTS = {
-    "XLA's attention": {"blocks", "gradients", "devices", "pages"},
-    "+ attention by blocks": {"gradients", "devices", "pages"},
-    "+ GELU and layer norm that keep less": {"devices", "pages"},
-    "+ a device for every core": {"pages"},
-    "+ huge pages": set(),
+    "XLA's attention": {"blocks", "gradients", "devices", "pages", "products"},
+    "+ attention by blocks": {"gradients", "devices", "pages", "products"},
+    "+ GELU and layer norm that keep less": {"devices", "pages", "products"},
+    "+ a device for every core": {"pages", "products"},
+    "+ huge pages": {"products"},
+    "+ dense layers' gradients without transposed copies": set(),
 }
 ROUNDS, STEPS = 3, 3
 
@@ -41,14 +42,17 @@ ROUNDS, STEPS = 3, 3
 def child(lacks: set[str], cache: str) -> list[float]:
     """Seconds of some steps in this process, after two that are not counted."""
     import flax.linen as nn
+    import jax
 
     from pit_jax import configfile
     from pit_jax.models import transformer
     from pit_jax.perf import bench_ours
 
     if "gradients" in lacks:
-        transformer.gelu = functools.partial(nn.gelu, approximate=False)
+        transformer.ACTIVATIONS = {"gelu": functools.partial(nn.gelu, approximate=False)}
         transformer.LayerNorm = lambda eps, dtype, name: nn.LayerNorm(eps, dtype, name=name)
+    if "products" in lacks:
+        transformer.product = jax.lax.dot_general
     attention = "xla" if "blocks" in lacks else "auto"
     config = configfile.load(SPEC, [*WORDS, f"--config.model.attention={attention}"])
     bench_ours.start(configfile.to_json(config), cache)
@@ -75,7 +79,7 @@ def main() -> None:
     """Measures all variants in turn and writes the medians."""
     import jax
 
-    from pit_jax.perf.bench import cpu_name
+    from pit_jax.perf.bench import processor
 
     times: dict[str, list[float]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as cache:
@@ -85,7 +89,7 @@ def main() -> None:
                 print(f"round {number + 1}: {name}: {statistics.median(times[name]):.3f} s")
     result = {
         "command": "python -m experiments.speed",
-        "machine": {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0))},
+        "machine": processor(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "step_s": {name: statistics.median(t) for name, t in times.items()},

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shlex
 import statistics
 import sys
@@ -223,17 +224,22 @@ def command(words: Sequence[str]) -> str:
     return shlex.join(["pit-jax", *kept])
 
 
-def cpu_name() -> str:
-    """What this machine's CPU calls itself."""
-    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as info:
-        return next(line for line in info if line.startswith("model name")).split(":")[1].strip()
-    return platform.processor() or platform.machine()
+def processor() -> dict[str, Any]:
+    """What this machine's CPU calls itself, its vectors ("AVX-512", "AVX2", ""), its cores.
+
+    One name may stand for several kinds: clouds sell three generations as "AMD EPYC".
+    """
+    name, flags = platform.processor() or platform.machine(), ""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as info:
+        about = dict(re.findall(r"^([^\t:]+)\t*: (.*)$", info.read(), re.MULTILINE))
+        name, flags = about.get("model name", name), about.get("flags", "")
+    kinds = {"avx512f": "AVX-512", "avx2": "AVX2"}
+    vectors = next((word for flag, word in kinds.items() if flag in flags.split()), "")
+    return {"cpu": name, "vectors": vectors, "cores": len(os.sched_getaffinity(0))}
 
 
 def _machine(facts: dict, matmul_peak: float) -> dict[str, Any]:
-    return {
-        "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
+    return processor() | {
         "device": facts["device_kind"],
         "platform": facts["platform"],
         "devices": facts["devices"],
@@ -265,7 +271,7 @@ def report(result: dict[str, Any]) -> str:
         f"{result['label']}: {result['tokens']} tokens, batch {config['train']['batch_size']},"
         f" attention {result['attention']}",
         f"{machine['devices']} × {machine['device']} on {machine['cores']} cores of"
-        f" {machine['cpu']}",
+        f" {machine['cpu']}{machine['vectors'] and ' with '}{machine['vectors']}",
         f"one large matrix product: {machine['matmul_peak_flops_per_s'] / 1e9:,.0f} GFLOP/s",
         "",
         f"{'':32}" + "".join(f"{heads[name]:>16}" for name in sides),

@@ -8,7 +8,6 @@ thread's own on its core, since that is what more cores multiply.
 import collections
 import datetime
 import io
-import os
 import platform
 import statistics
 import sys
@@ -117,11 +116,7 @@ def measure(config: Any, turns: int = 10) -> dict[str, Any]:
         "kind": "input",
         "label": label(config),
         "config": config.to_dict(),
-        "machine": {
-            "cpu": bench.cpu_name(),
-            "cores": len(os.sched_getaffinity(0)),
-            "system": platform.platform(),
-        },
+        "machine": bench.processor() | {"system": platform.platform()},
         "versions": bench.versions(
             ("numpy", "pillow", "simplejpeg", *(["cykooz-resizer"] if resize.fast else []))
         ),

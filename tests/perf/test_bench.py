@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from pit_jax import cli, validation
@@ -198,3 +199,12 @@ def test_a_refusal_in_a_worker_is_a_refusal_here(tiny):
     tiny.model.attention = "splash"
     with pytest.raises(ConfigError, match="it needs a TPU"):
         bench.bench(validation.resolve(tiny), None, 2)
+
+
+def test_a_processor_says_its_vectors_since_one_name_stands_for_several_kinds():
+    features = np._core._multiarray_umath.__cpu_features__
+    expected = "AVX-512" if features["AVX512F"] else "AVX2" if features["AVX2"] else ""
+    found = bench.processor()
+    assert found["vectors"] == expected
+    assert found["cpu"]
+    assert found["cores"] == len(os.sched_getaffinity(0))

@@ -11,7 +11,7 @@ from pit_jax import classifier
 from pit_jax.data import pipeline, sources
 from pit_jax.evals.context import Context
 from pit_jax.evals.locality import evaluation as locality
-from pit_jax.evals.probes import PROBES
+from pit_jax.evals.probes import PROBES, require_room
 from pit_jax.parallel import mesh as meshes
 from pit_jax.restored import restore
 from pit_jax.validation import check_batch
@@ -40,7 +40,8 @@ def evaluate(
       {"step": ..., "eval/accuracy": ..., ...}.
 
     Raises:
-      ConfigError: if there is no such checkpoint, or the config is another run's.
+      ConfigError: if there is no such checkpoint, the config is another run's, or what probes
+        ask for does not fit into memory.
       StorageError: if it is damaged.
     """
     mesh = meshes.make_mesh(config.mesh, devices)
@@ -53,7 +54,10 @@ def evaluate(
         reader = pipeline.Reader(source, config.data, train=False)
         return pipeline.Pipeline(reader, steps.batch_sharding, batch_size, config.data.workers)
 
+    unmeasured = () if config.eval.features else ("generation",)
+    names = which or [name for name in task.evaluations() if name not in unmeasured]
     with jax.set_mesh(mesh):
+        require_room(names, config, task, steps)
         context = Context(
             config=config,
             task=task,
@@ -66,8 +70,6 @@ def evaluate(
             say=say if writes else None,
             network=classifier.network,
         )
-        unmeasured = () if config.eval.features else ("generation",)
-        names = which or [name for name in task.evaluations() if name not in unmeasured]
         return {"step": found.number} | run(names, context)
 
 

@@ -333,7 +333,7 @@ FIELDS: dict[str, F] = {
         "tensorflow", "generation: how Inception's input is resized", choices=("tensorflow", "pytorch")
     ),
     "eval.neighbourhood": F(3, "generation: neighbours that make precision and recall's ball", low=1),
-    "eval.views": F(1, "crops and flips of each training image that the linear probe trains on", low=1),
+    "eval.views": F(1, "of each training image that the linear probe trains on: itself, then crops and flips", low=1),
     "eval.shots": F((5, 10, 100), "training images a class of the few-shot probe", low=1),
     "eval.neighbours": F(20, "that vote in the nearest-neighbour probe", low=1),
     "checkpoint.every": F("10%", "between checkpoints; the last step is always saved", length=True),

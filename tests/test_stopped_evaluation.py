@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding
 
-from pit_jax import classifier, rundir, signals
+from pit_jax import classifier, rundir, signals, validation
+from pit_jax.data import pipeline
 from pit_jax.errors import Stopped
 from pit_jax.evals.generator import Generator
 from pit_jax.evals.networks import Network
@@ -81,3 +82,37 @@ def test_it_saves_within_a_batch_and_measures_when_it_goes_on(tmp_path, batches)
     batches.clear()
     again = train(config, run.path, devices=devices)  # done is done
     assert (again.metrics, batches) == (result.metrics, [])
+
+
+@pytest.mark.parametrize("last", [3, 14], ids=["first view", "second view"])
+def test_probes_are_stopped_within_a_batch_of_features(tiny, tmp_path, last, monkeypatch):
+    """Of 5 batches of training images, 6 of held-out ones, and 5 of the training images' views."""
+    seen: list[int] = []
+    whole = pipeline.Pipeline.evaluate
+
+    def evaluate(self):
+        for number, batch in enumerate(whole(self)):
+            seen.append(number)
+            yield batch
+
+    def asked(self) -> int:
+        return signal.SIGTERM if len(seen) == last else 0
+
+    monkeypatch.setattr(pipeline.Pipeline, "evaluate", evaluate)
+    monkeypatch.setattr(signals.StopRequest, "asked", asked)
+    tiny.data.per_class, tiny.data.augmentation.flip = 32, 0.5
+    tiny.train.update(batch_size=64, steps=1)
+    tiny.eval.update(what=("knn", "linear"), views=2)
+    config = validation.resolve(tiny)
+    run, devices = rundir.RunDir(tmp_path / "run"), jax.devices()[:1]
+    with pytest.raises(Stopped, match="SIGTERM: saved at step 1; start again"):
+        train(config, run.path, devices=devices)
+    assert len(seen) == last
+    assert run.status()["state"] == "preempted"
+    assert not any(name.startswith("eval/") for row in run.rows() for name in row)
+
+    seen[:] = [-1] * 100  # no signal comes
+    result = train(config, run.path, devices=devices)
+    assert seen[100:] == [*range(5), *range(6), *range(5)]
+    assert {"eval/knn_accuracy", "eval/linear_accuracy"} <= set(result.metrics)
+    assert run.evaluation(1) == result.metrics

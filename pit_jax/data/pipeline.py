@@ -274,7 +274,11 @@ class Pipeline:
 
 def in_order(reader: Reader, data: Any) -> Reader:
     """The same images one after the other as they are, without the host's random crops."""
-    return Reader(reader.source, data, train=False) if reader.crop is not None else reader
+    if reader.crop is None:
+        return reader
+    data = copy.deepcopy(data)
+    data.in_memory_gb = 0.0  # read once: to hold them would keep whoever waits without a sign
+    return Reader(reader.source, data, train=False)
 
 
 def device_config(config: Any, source: Any) -> Any:

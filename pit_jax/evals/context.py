@@ -3,13 +3,15 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from pit_jax.errors import StopAsked
-from pit_jax.evals.features import Features, extract
+
+if TYPE_CHECKING:  # it reads data, which a bench, that imports every task, does without
+    from pit_jax.evals.features import Features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +68,20 @@ class Context:
             yield batch
 
     @functools.cached_property
-    def features(self) -> tuple[Features, Features]:
-        """Of the training set, all views, and of the held-out set: made once for all probes."""
-        views = self.config.eval.views
-        train = extract(self.task, self.steps, self.state, self.training(), views)
-        return train, extract(self.task, self.steps, self.state, self.held_out)
+    def features(self) -> "tuple[Features, Features]":
+        """Of the training set and of the held-out set: made once for all probes."""
+        from pit_jax.evals.features import extract
+
+        return extract(self, self._images), extract(self, self.held_out)
+
+    @functools.cached_property
+    def views(self) -> np.ndarray:
+        """Vectors of `eval.views` views of each training image, (V, N, d) float32."""
+        from pit_jax.evals.features import extract_views
+
+        first, _ = self.features
+        return extract_views(self, self._images, first, self.config.eval.views)
+
+    @functools.cached_property
+    def _images(self) -> Any:
+        return self.training()

@@ -8,7 +8,7 @@ NumPy in float64 throughout: the ridges span nine decades.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import chex
 import numpy as np
@@ -45,6 +45,7 @@ def accuracy(
     shots: Sequence[int] = (5, 10, 100),
     draws: int = 3,
     seed: int = 0,
+    until_stopped: Callable[[Iterable], Iterable] = iter,
 ) -> dict[int, Result]:
     """Test accuracy for each of `shots`, examples a class.
 
@@ -58,6 +59,7 @@ def accuracy(
       draws: of training examples. Draw i is the same order for all shots, so the 10-shot
         examples contain the 5-shot examples.
       seed: decides the draws, and nothing else is random.
+      until_stopped: of a context; it is asked before every draw.
     """
     chex.assert_shape(train_labels, (len(train_features),))
     chex.assert_shape(test_features, (len(test_labels), train_features.shape[1]))
@@ -65,7 +67,7 @@ def accuracy(
     results = {}
     for count in shots:
         accuracies = []
-        for draw in range(draws if largest > count else 1):
+        for draw in until_stopped(range(draws if largest > count else 1)):
             rows = sample(train_labels, count, np.random.default_rng((seed, draw)))
             weights, bias = fit(train_features[rows], train_labels[rows], num_classes)
             right = 0

@@ -6,6 +6,7 @@ trained, so there is no seed.
 """
 
 import functools
+from collections.abc import Callable, Iterable
 
 import chex
 import jax
@@ -24,14 +25,14 @@ def accuracy(
     *,
     k: int = 20,
     temperature: float = 0.07,
+    until_stopped: Callable[[Iterable], Iterable] = iter,
 ) -> float:
     """The share of test examples whose neighbours elect their class, in [0, 1].
 
     Arguments are `predict`'s; test_labels: (M,) int32.
     """
-    predicted = predict(
-        train_features, train_labels, test_features, num_classes, k=k, temperature=temperature
-    )
+    options = dict(k=k, temperature=temperature, until_stopped=until_stopped)
+    predicted = predict(train_features, train_labels, test_features, num_classes, **options)
     chex.assert_equal_shape([predicted, test_labels])
     return float(np.mean(predicted == test_labels))
 
@@ -46,6 +47,7 @@ def predict(
     temperature: float = 0.07,
     query_block: int = QUERY_BLOCK,
     train_block: int = TRAIN_BLOCK,
+    until_stopped: Callable[[Iterable], Iterable] = iter,
 ) -> np.ndarray:
     """The class of each test example, (M,) int32.
 
@@ -61,6 +63,7 @@ def predict(
       k: neighbours that vote, at most N.
       temperature: of the votes, in units of cosine similarity.
       query_block, train_block: examples compared at a time; they change no result.
+      until_stopped: of a context; it is asked before every block of training examples.
     """
     chex.assert_shape(train_labels, (len(train_features),))
     examples, queries = len(train_features), len(test_features)
@@ -72,7 +75,7 @@ def predict(
     shape = (*test.shape[:2], k)
     best = jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32)
     # Training blocks outside: each is brought to the device once, however many queries.
-    for start in range(0, examples, train_block):
+    for start in until_stopped(range(0, examples, train_block)):
         block = slice(start, start + train_block)
         features = _fill(train_features[block], train_block)
         labels = _fill(train_labels[block].astype(np.int32), train_block, -1)

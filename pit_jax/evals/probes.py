@@ -4,16 +4,18 @@
     knn       votes of the nearest training images
     fewshot   ridge regression on a few images a class
 
-They share the features of a context, which are made once. Every process computes the same.
+They share the features of a context, which are made once; the linear probe alone asks for
+more views of the training images than one. Every process computes the same.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from pit_jax.config import DEPTH
 from pit_jax.errors import ConfigError
-from pit_jax.evals import fewshot, linear_probe, neighbours
+from pit_jax.evals import features, fewshot, linear_probe, neighbours
 from pit_jax.evals.context import Context
 
 Values = Iterator[tuple[str, float]]
@@ -21,7 +23,9 @@ Values = Iterator[tuple[str, float]]
 
 def linear(context: Context) -> Values:
     """Yields ("linear_accuracy", ...) and the base learning rate that was chosen for it."""
-    found = linear_probe.accuracy(*_of(context, views=True), context.config.data.num_classes)
+    _, *others = _of(context)
+    given = (context.views, *others, context.config.data.num_classes)
+    found = linear_probe.accuracy(*given, until_stopped=context.until_stopped)
     yield "linear_accuracy", found.accuracy
     yield "linear_base_rate", found.base_rate
 
@@ -29,33 +33,46 @@ def linear(context: Context) -> Values:
 def knn(context: Context) -> Values:
     """Yields ("knn_accuracy", ...)."""
     config = context.config
-    k = config.eval.neighbours
-    yield "knn_accuracy", neighbours.accuracy(*_of(context), config.data.num_classes, k=k)
+    options = dict(k=config.eval.neighbours, until_stopped=context.until_stopped)
+    yield "knn_accuracy", neighbours.accuracy(*_of(context), config.data.num_classes, **options)
 
 
 def few_shots(context: Context) -> Values:
     """Yields ("fewshot_5_accuracy", ...), its spread over draws, and examples, for all shots."""
     config = context.config
-    shots = config.eval.shots
-    found = fewshot.accuracy(*_of(context), config.data.num_classes, shots=shots)
+    options = dict(shots=config.eval.shots, until_stopped=context.until_stopped)
+    found = fewshot.accuracy(*_of(context), config.data.num_classes, **options)
     for count, result in found.items():
         yield f"fewshot_{count}_accuracy", result.accuracy
         yield f"fewshot_{count}_std", result.std
         yield f"fewshot_{count}_examples", result.examples
 
 
-def _of(context: Context, views: bool = False) -> tuple[np.ndarray, ...]:
+def _of(context: Context) -> tuple[np.ndarray, ...]:
     """Vectors and labels of the training set, then of the held-out set.
 
     Raises:
       ConfigError: if the set has no classes.
     """
-    name = context.config.data.name
-    if name.partition(":")[0] in DEPTH:
+    if not _has_classes(context.config):
+        name = context.config.data.name
         raise ConfigError(f"config.data.name={name!r} has no classes that a probe could tell")
     train, test = context.features
-    vectors = train.vectors if views else train.vectors[0]
-    return vectors, train.labels, test.vectors[0], test.labels
+    return train.vectors, train.labels, test.vectors, test.labels
+
+
+def _has_classes(config: Any) -> bool:
+    return config.data.name.partition(":")[0] not in DEPTH
+
+
+def require_room(names: Iterable[str], config: Any, task: Any, steps: Any) -> None:
+    """Refuses those of the evaluations that are probes and whose features fit nowhere.
+
+    Raises:
+      ConfigError: as `features.require_room`, before an image is read.
+    """
+    if (asked := PROBES.keys() & set(names)) and _has_classes(config):
+        features.require_room(config, task, steps, "linear" in asked)
 
 
 PROBES: dict[str, Callable[[Context], Values]] = {

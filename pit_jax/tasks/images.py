@@ -115,10 +115,17 @@ class ImageTask:
         Args:
           extra: data of the key that decides which.
         """
+        return self._of_view(params, batch, extra, self.config.data.augmentation.crop)
+
+    def flip_vectors(self, params: Any, batch: dict, extra: jax.Array) -> dict[str, jax.Array]:
+        """The same of images that the host has cropped: a random flip of each."""
+        return self._of_view(params, batch, extra, "none")
+
+    def _of_view(self, params: Any, batch: dict, extra: jax.Array, crop: str) -> dict:
         options = copy.deepcopy(self.config.data.augmentation)
         for name in ("grayscale", "blur", "mixup", "cutmix", "randaugment", "erasing"):
             options[name] = 0.0
-        options.three_augment = False
+        options.three_augment, options.crop = False, crop
         options.jitter = (0.0, 0.0, 0.0, 0.0)
         images, _ = self.augmented(batch, jax.random.wrap_key_data(extra), options)
         return self._vectors(params, batch, images)

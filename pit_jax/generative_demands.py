@@ -89,12 +89,23 @@ def check_diffusion(c: ConfigDict, require: Require) -> None:
             and not any((a.three_augment, a.grayscale, *a.jitter, a.blur, a.randaugment)),
             "config.data.augmentation: of stored latents only .flip is possible",
         )
+        require(
+            not s.clip,
+            "config.sample.clip=True would cut every estimate to [-1, 1], and latents reach beyond:"
+            " write --config.sample.clip=False",
+        )
     else:
         require(
             set(c.data.mean) == {0.5} and set(c.data.std) == {0.5},
             f"config.data.mean={c.data.mean} and .std={c.data.std}: diffusion works on pixels"
             " in [-1, 1], which is 0.5 for both",
         )
+    draws = [name for name in ("samples", "generation") if name in c.eval.what]
+    require(
+        not draws or c.autoencoder.weights or c.data.name != "latents",
+        f"config.eval.what names {' and '.join(map(repr, draws))}, and latents are no images yet:"
+        " write config.autoencoder.weights, the autoencoder that made them",
+    )
     measures = "generation" in c.eval.what
     require(
         not measures or c.eval.features,

@@ -26,9 +26,11 @@ from pit_jax import (
 from pit_jax.config import label
 from pit_jax.data import latent_origin, pipeline, sources
 from pit_jax.errors import EXIT_BUG, NonFiniteLoss, PitError, StopAsked, Stopped
+from pit_jax.evals import generation, probes
 from pit_jax.evals.context import Context
 from pit_jax.lengths import Clock, every, total_steps
 from pit_jax.meter import Meter
+from pit_jax.parallel import leader
 from pit_jax.parallel import mesh as meshes
 from pit_jax.validation import check_batch, check_names
 from pit_jax.weights import initial
@@ -61,14 +63,16 @@ def train(
       devices: those to use; all of them by default.
 
     Raises:
-      ConfigError: if the config, the directory, the data or the mesh do not fit, or another
-        run is writing there.
+      ConfigError: if the config, the directory, the data, the mesh or what evaluations need do
+        not fit, or another run is writing there.
       NonFiniteLoss: if the loss or the gradient norm is NaN or infinite.
       StorageError: if something cannot be written or no checkpoint is intact.
       Stopped: after a SIGTERM or Ctrl-C, once the state is saved.
     """
     # ---- 1. The run directory: the same run or a new one, and nobody else's ----------
     run = rundir.RunDir(workdir)
+    if leader.by_process_0(lambda: run.status().get("state", "").encode()) != b"done":
+        generation.check_start(config, classifier.network, devices)
     origin = None
 
     def start() -> None:
@@ -114,9 +118,10 @@ def _train(
     task = tasks.build(pipeline.device_config(config, train_source))
     check_names(config, evaluate.offered(task))
     cost = task.flops()
+    steps = step.build(task, config, mesh, clock)
     with jax.set_mesh(mesh):
         attends = task.attends()
-    steps = step.build(task, config, mesh, clock)
+        probes.require_room(config.eval.what, config, task, steps)
     train_data = pipeline.Pipeline(
         train_reader, steps.batch_sharding, batch_size, config.data.workers
     )

@@ -6,18 +6,24 @@ of the same classifier.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
+from jax.sharding import Mesh
 
 from pit_jax import rundir
-from pit_jax.errors import ConfigError
+from pit_jax.data import latent_origin
+from pit_jax.errors import ConfigError, PitError
 from pit_jax.evals import generator, networks, real_images
 from pit_jax.evals.comparison import Description, compare
 from pit_jax.evals.context import Context
+from pit_jax.evals.inception_score import SPLIT
 from pit_jax.evals.networks import Network
+from pit_jax.parallel import leader
+from pit_jax.parallel import mesh as meshes
 from pit_jax.weights.inception import PUBLIC_FILE
 
 
@@ -36,7 +42,7 @@ def evaluate(context: Context) -> Iterator[tuple[str, float]]:
     """
     config, say = context.config, context.say or (lambda text: None)
     count = config.sample.num
-    check_count(count, config, f"config.sample.num={count} images are")
+    _check_num(config)
     network = load_network(config, context)
     made_by = generator.of(context)
     network.check(made_by.image_shape, "generated images")
@@ -56,6 +62,72 @@ def evaluate(context: Context) -> Iterator[tuple[str, float]]:
         context.record("generation", record)
     say(summary(record))
     yield from record["metrics"].items()
+
+
+def check_start(
+    config: Any,
+    load: Callable[[str, str, Mesh], Network],
+    devices: Sequence[jax.Device] | None = None,
+) -> None:
+    """Refuses a run that is to measure what it generates and could not, before it trains.
+
+    Looks at all that `evaluate` needs but the training set and the images of a reference. All
+    processes call it alike.
+
+    Args:
+      config: resolved; where "generation" is not in `eval.what` there is nothing to look at.
+      load: what `Context.network` is.
+      devices: of the run; all of them by default.
+
+    Raises:
+      ConfigError: if `eval.features`, `eval.reference` or the decoder of latents are not there or
+        do not fit, or `sample.num` is too small.
+      StorageError: if one of them is damaged.
+    """
+    if config.task != "diffusion" or "generation" not in config.eval.what:
+        return
+    _check_num(config)
+    check_features(config)
+    _check_shared(config)
+    failure = None
+    try:
+        _look(config, load, meshes.make_mesh(config.mesh, devices))
+    except PitError as error:
+        failure = error
+    # Who leaves first takes the others down, before they have said why.
+    others = leader.on_all(failure is not None)
+    if failure:
+        raise failure
+    if any(others):
+        raise ConfigError(f"process {others.index(True)} cannot measure what would be generated")
+
+
+def _check_shared(config: Any) -> None:
+    """Refuses files that some processes have and others do not, who would wait for each other."""
+    for name in ("features", "reference"):
+        path = config.eval[name]
+        sees = leader.on_all(bool(path) and epath.Path(path).exists())
+        if any(sees) and not all(sees):
+            raise ConfigError(
+                f"config.eval.{name}={path} is not there for process {sees.index(False)}: name a"
+                " place that all machines share, or one on gs://"
+            )
+
+
+def _look(config: Any, load: Callable[[str, str, Mesh], Network], mesh: Mesh) -> None:
+    network = load(config.eval.features, config.eval.resize, mesh)
+    decoder = None
+    if config.data.name == "latents":
+        origin = latent_origin.of_store(config.data)
+        decoder = latent_origin.load_autoencoder(config, origin).model
+    network.check(generator.image_shape(config.data, decoder), "generated images")
+    if config.eval.reference:
+        real_images.opened(config, network)
+
+
+def _check_num(config: Any) -> None:
+    count = config.sample.num
+    check_count(count, config, f"config.sample.num={count} images are")
 
 
 def check_count(count: int, config: Any, whose: str) -> None:
@@ -86,6 +158,7 @@ def measured(
     """
     k, mesh = config.eval.neighbourhood, network.sharding.mesh
     description, origin = real
+    rows, scored = description.features, generated.score is not None
     environment = rundir.environment(mesh, jax.process_count())
     del environment["uncommitted"]  # of the code, which env.json keeps
     return {
@@ -95,6 +168,8 @@ def measured(
         "reference": origin,
         "features": network.provenance(),
         "neighbourhood": k,
+        "reference_features": None if rows is None else len(rows),
+        "inception_score_split": SPLIT if scored else None,
         "environment": environment,
     }
 
@@ -128,6 +203,7 @@ def summary(record: dict[str, Any]) -> str:
         guided,
         f"labels {record['labels']}",
         f"seed {record['seed']}",
+        *([f"in {record['dtype']}"] if "dtype" in record else []),
         *([f"decoder {decoder['path']} ({decoder['sha256'][:12]})"] if decoder else []),
     ]
     where = (
@@ -143,8 +219,27 @@ def summary(record: dict[str, Any]) -> str:
             *([f"  samples   {file['path']} ({file['sha256'][:12]})"] if file else []),
             f"  reference {where}",
             f"  features  {features['path']} ({features['sha256'][:12]}){how}",
+            *([f"  measured  {'; '.join(measures)}"] if (measures := _measures(record)) else []),
         )
     )
+
+
+def _measures(record: dict[str, Any]) -> list[str]:
+    """What else the numbers depend on, as far as they were measured."""
+    rows, split = record["reference_features"], record["inception_score_split"]
+    found = []
+    if rows is not None:
+        found += [
+            f"precision and recall within {record['neighbourhood']} neighbours, of {rows}"
+            " reference features"
+        ]
+    if split is not None:
+        # As ADM's evaluator takes them; a short one has too low a score, and counts as much.
+        last = record["samples"] % split
+        found += [
+            f"Inception score in splits of {split}" + (f", the last of {last}" if last else "")
+        ]
+    return found
 
 
 def check_features(config: Any) -> None:
@@ -172,8 +267,9 @@ def _real(context: Context, network: Network) -> tuple[Description, dict[str, An
     config = context.config
     key = ("reference", config.eval.reference, network.path, network.resize)
     if key not in context.kept:
-        found = real_images.describe(config, network, lambda: _training_set(context))
-        context.kept[key] = found
+        context.kept[key] = real_images.describe(
+            config, network, lambda: _training_set(context), context.until_stopped
+        )
     return context.kept[key]
 
 

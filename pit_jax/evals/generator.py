@@ -57,15 +57,13 @@ class Generator:
             )
         self.batch_size, data = size, config.data
         self.decoder = None
-        self.image_shape = (data.image_size, data.image_size, data.channels)
         if data.name == "latents":
             known = getattr(task, "origin", None)  # a run's own, else what the store says
             self.decoder = _load_decoder(config, known or latent_origin.of_store(data))
-            side = data.image_size * self.decoder.model.factor
-            self.image_shape = (side, side, self.decoder.model.image_channels)
             self._decode = _decoding(self.decoder, mesh)
         else:
             self._levels = jax.jit(task.levels)
+        self.image_shape = image_shape(data, self.decoder and self.decoder.model)
 
     def with_params(self, params: Any) -> "Generator":
         """The same for other weights; nothing is loaded or compiled again."""
@@ -211,6 +209,14 @@ def choose_labels(
             " 'unconditional'"
         )
     return np.asarray(numbers, np.int32)[indices % len(numbers)], numbers
+
+
+def image_shape(data: Any, decoder: AutoencoderKL | None) -> tuple[int, int, int]:
+    """(S, S, C) of an image of a config's `data`, which `decoder` makes of latents."""
+    if decoder is None:
+        return (data.image_size, data.image_size, data.channels)
+    side = data.image_size * decoder.factor
+    return (side, side, decoder.image_channels)
 
 
 def to_bytes(levels: np.ndarray) -> np.ndarray:

@@ -21,7 +21,10 @@ Images = tuple[int, Iterable[np.ndarray]]
 
 
 def describe(
-    config: Any, network: Network, training_set: Callable[[], Images]
+    config: Any,
+    network: Network,
+    training_set: Callable[[], Images],
+    until_stopped: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]] = iter,
 ) -> tuple[Description, dict[str, Any]]:
     """What `eval.reference` names, or the training set if it names nothing.
 
@@ -29,6 +32,7 @@ def describe(
       config: resolved.
       network: looks at them.
       training_set: reads it, without augmentation.
+      until_stopped: passes on the batches of a file's images, of which there may be minutes.
 
     Returns:
       The description, and where it is from as JSON knows it.
@@ -40,7 +44,7 @@ def describe(
     """
     data, k = config.data, config.eval.neighbourhood
     if config.eval.reference:
-        description, origin = of_file(config.eval.reference, network)
+        description, origin = of_file(opened(config, network), network, until_stopped)
     elif data.name == "latents":
         raise ConfigError(
             "config.eval.reference is empty, and a set of latents has no images to compare"
@@ -51,38 +55,67 @@ def describe(
         description = networks.describe(network, batches, count)
         origin = {"data": data.name, "split": data.split, "per_class": data.per_class}
         origin["images"] = description.count
-    if description.features is not None and len(description.features) <= k:
-        raise ConfigError(
-            f"the reference has {len(description.features)} images or features, too few for"
-            f" config.eval.neighbourhood={k}"
-        )
+    if description.features is not None:
+        _check_count(len(description.features), k)
     return description, origin
 
 
-def of_file(path: str, network: Network) -> tuple[Description, dict[str, Any]]:
-    """The description that a file holds, or that of its images.
+def opened(config: Any, network: Network) -> reference.Reference:
+    """The file that `eval.reference` names, without its statistics where they are another
+    network's and there are images; those are not looked at.
+
+    Raises:
+      ConfigError: if there is no such file, the network cannot compare by it, or it holds too
+        few images.
+      StorageError: if it is damaged.
+    """
+    path = config.eval.reference
+    found = reference.read(path)
+    if found.description is not None and (problem := _of_another(found, network)):
+        if found.images is None:
+            raise ConfigError(f"{path}: {problem}")
+        found = dataclasses.replace(found, description=None)
+    features = found.description.features if found.description else None
+    if features is not None:
+        _check_count(len(features), config.eval.neighbourhood)
+    elif found.images is not None:
+        network.check(found.images[1:], f"the images of {path}")
+        _check_count(found.images[0], config.eval.neighbourhood)
+    return found
+
+
+def of_file(
+    found: reference.Reference,
+    network: Network,
+    until_stopped: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]] = iter,
+) -> tuple[Description, dict[str, Any]]:
+    """The description that a file holds, or that of its images; and where it is from.
 
     Statistics count where a file has both, and its images serve precision and recall, as in
     ADM's evaluator.
 
-    Raises:
-      ConfigError: if the statistics are of another network and there are no images.
+    Args:
+      found: by `opened`.
+      network: looks at its images, if that is needed.
+      until_stopped: as `describe` takes it.
     """
-    found = reference.read(path)
+    path, whole = found.path, found.description
     origin = {"path": str(path), "sha256": found.sha256, "provenance": found.provenance}
-    whole = found.description
-    if whole is not None and (problem := _of_another(found, network)):
-        if found.images is None:
-            raise ConfigError(f"{path}: {problem}")
-        whole = None
     if found.images is None or (whole is not None and whole.features is not None):
         return whole, origin
-    network.check(found.images[1:], f"the images of {path}")
-    count = found.images[0]
-    of_images = networks.describe(network, reference.image_batches(path, _BATCH), count)
+    batches = until_stopped(reference.image_batches(path, _BATCH))
+    of_images = networks.describe(network, batches, found.images[0])
     if whole is None:
         return of_images, origin
     return dataclasses.replace(whole, features=of_images.features), origin
+
+
+def _check_count(count: int, k: int) -> None:
+    if count <= k:
+        raise ConfigError(
+            f"the reference has {count} images or features, too few for"
+            f" config.eval.neighbourhood={k}"
+        )
 
 
 def _of_another(found: reference.Reference, network: Network) -> str | None:

@@ -12,6 +12,8 @@ from pit_jax.data import latent_origin
 from pit_jax.data.latent_writer import Writer
 from pit_jax.data.latents import Manifest
 from pit_jax.errors import ConfigError, StorageError
+from pit_jax.evals import generation
+from pit_jax.evals.networks import Network
 from pit_jax.models.autoencoder import AutoencoderKL
 from pit_jax.models.normalisation import Normalisation
 from pit_jax.weights import autoencoder, autoencoder_names, initial, tensors
@@ -179,6 +181,27 @@ def test_the_autoencoder_is_compared_before_anything_is_written(places, tmp_path
         with pytest.raises(ConfigError, match=sentence):
             train.train(settings(places, store, change), tmp_path / "run", devices=one())
         assert not (tmp_path / "run").exists()
+
+
+def test_latents_are_neither_clipped_nor_drawn_without_their_autoencoder(places):
+    """It is the config alone that is refused: no file need be there."""
+    with pytest.raises(
+        ConfigError, match=r"latents reach beyond: write --config\.sample\.clip=Fal"
+    ):
+        settings(places, "none", "sample.clip=True")
+    for what in ("('loss','samples')", "('generation',)"):
+        words = (f"eval.what={what}", "eval.features=none.pth", "eval.reference=none.npz")
+        with pytest.raises(ConfigError, match=r"are no images yet: write config\.autoencoder\.wei"):
+            settings(places, "none", *words, "autoencoder.weights=")
+        settings(places, "none", *words, "autoencoder.weights=none.safetensors")
+
+
+def test_what_the_decoder_makes_must_be_what_the_network_looks_at(places):
+    words = ("eval.what=('generation',)", "eval.features=runs/small", "eval.reference=none.npz")
+    looks = Network("small", "runs/small", "1" * 64, 4, None, None, image_shape=(4, 4, 1))
+    sentence = "generated images are 8 × 8 × 1, but runs/small classifies 4 × 4 × 1"
+    with pytest.raises(ConfigError, match=sentence):
+        generation.check_start(settings(places, "ours", *words), lambda *_: looks, one())
 
 
 def test_building_a_task_reads_no_weights(places, monkeypatch):

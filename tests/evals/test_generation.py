@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import types
 
 import jax
@@ -14,8 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from pit_jax import files
 from pit_jax.config import base
 from pit_jax.data import pipeline, sources
-from pit_jax.errors import ConfigError
-from pit_jax.evals import generation, networks, reference
+from pit_jax.errors import ConfigError, StopAsked
+from pit_jax.evals import comparison, generation, networks, real_images, reference
 from pit_jax.evals.context import Context
 from pit_jax.evals.networks import Network
 from pit_jax.parallel import mesh as meshes
@@ -161,8 +162,7 @@ def test_numbers_are_those_of_the_training_set_and_the_samples(config, devices):
     record = said.records["generation"]
     assert json.loads(json.dumps(record)) == record
     assert record["metrics"] == found
-    origin = {"data": "digits", "split": "train", "per_class": 0, "images": 1437}
-    assert record["reference"] == origin
+    assert record["reference"] == dict(data="digits", split="train", per_class=0, images=1437)
     expected = {
         "samples": 200, "checkpoint_step": 40, "ema": False, "sampler": "ddpm", "steps": 50,
         "guidance": 1.5, "guidance_interval": [0.0, 1.0], "guidance_channels": 0, "eta": 0.0,
@@ -292,3 +292,59 @@ def test_mistakes_are_found_before_anything_is_generated(config, tmp_path):
     assert "generated images are 4 × 4 × 1, but runs/pit classifies 8 × 8 × 1" in refused(
         eval__features="runs/pit", data__image_size=4
     )
+
+
+def test_a_stop_ends_the_looking_at_a_file_of_images(config, tmp_path, monkeypatch):
+    """And each of its batches is a sign of life."""
+    monkeypatch.setattr(real_images, "_BATCH", 100)
+    config.eval.reference = str(tmp_path / "images.npz")
+    x = real(config)[:600].repeat(3, -1)
+    reference.write_images(config.eval.reference, [x], x.shape)
+    made, _ = context(config)
+    looked, asked = [], []
+
+    def counted(features, resize, mesh):
+        found = network(mesh)
+        return dataclasses.replace(found, function=lambda x: looked.append(1) or found.function(x))
+
+    def stopped() -> int:
+        asked.append(len(looked))
+        return signal.SIGTERM if len(looked) >= 3 else 0
+
+    with pytest.raises(StopAsked, match="signal 15"):
+        list(generation.evaluate(dataclasses.replace(made, network=counted, stopped=stopped)))
+    assert asked == [0, 1, 2, 3]  # of six batches
+    assert made.task.calls == 0
+
+
+@pytest.mark.parametrize("split", [50, 60])
+def test_what_numbers_depend_on_is_kept_and_printed(config, monkeypatch, split):
+    for module in (generation, comparison):
+        monkeypatch.setattr(module, "SPLIT", split)
+    monkeypatch.setattr(networks.describe, "__defaults__", (70,))
+    config.eval.neighbourhood = 5
+    made, said = context(config)
+    list(generation.evaluate(made))
+    record, (text,) = said.records["generation"], said.lines
+    assert (record["neighbourhood"], record["reference_features"]) == (5, 70)
+    assert (record["inception_score_split"], record["dtype"]) == (split, "float32")
+    assert "seed 0, in float32\n" in text
+    last = ", the last of 20" if split == 60 else ""
+    assert (
+        "  measured  precision and recall within 5 neighbours, of 70 reference features; " in text
+    )
+    assert text.endswith(f"; Inception score in splits of {split}{last}")
+
+
+def test_what_was_not_measured_depends_on_nothing(config, tmp_path):
+    config.eval.reference = str(tmp_path / "stats.npz")
+    np.savez(config.eval.reference, mu=np.zeros(4), sigma=np.eye(4))
+    made, said = context(config)
+    list(generation.evaluate(made))
+    assert said.records["generation"]["reference_features"] is None
+    assert said.lines[0].endswith("  measured  Inception score in splits of 5000, the last of 200")
+    config.eval.features, config.eval.reference = "runs/pit", ""
+    made, said = context(config, classifier)
+    list(generation.evaluate(made))
+    assert said.records["generation"]["inception_score_split"] is None
+    assert said.lines[0].endswith("within 3 neighbours, of 1437 reference features")

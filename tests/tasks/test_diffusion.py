@@ -211,6 +211,7 @@ def store(tmp_path_factory):
 
 def on_latents(store, *changes: str):
     words = ("data.name=latents", f"data.dir={store}", "data.image_size=4", "data.channels=2")
+    words += ("sample.clip=False", "eval.what=('loss',)")
     return settings(*words, *changes)
 
 

@@ -149,6 +149,11 @@ def _check(config: Any) -> None:
             f"config.data.corrupt={data.corrupt!r}: latents are stored of every image, so write"
             " 'refuse', and remove those that it names"
         )
+    if data.eval_crop != 1:
+        raise ConfigError(
+            f"config.data.eval_crop={data.eval_crop}: latents are of whole images, as diffusion"
+            " trains on them, so write --config.data.eval_crop=1.0"
+        )
 
 
 def _shards(root: Path, manifest: Manifest, split: str, count: int) -> int:
@@ -178,6 +183,7 @@ def _result(root: Path, manifest: Manifest, found: dict, weights: str) -> Iterat
         "data.channels": c,
         "data.num_classes": manifest.num_classes,
         "autoencoder.weights": weights,
+        "sample.clip": False,  # which a config of images may have on
     }
     words = " ".join(f"--config.{name}={shlex.quote(str(x))}" for name, x in fields.items())
     yield f"train on them with {words}"

@@ -53,6 +53,16 @@ def write(
         )
     if bool(features) == images:
         raise ConfigError("give either --features FILE for statistics, or --images")
+    if images and data.corrupt != "refuse":
+        raise ConfigError(
+            f"config.data.corrupt={data.corrupt!r}: a file of images is begun with their number, so"
+            " write 'refuse', and remove those that it names"
+        )
+    if data.eval_crop != 1:
+        raise ConfigError(
+            f"config.data.eval_crop={data.eval_crop}: generated images are compared with whole"
+            " ones, as diffusion trains on them, so write --config.data.eval_crop=1.0"
+        )
     if not str(out).endswith(".npz"):
         raise ConfigError(f"--out {out}: write a file name that ends with .npz")
     mesh = meshes.make_mesh({"data": -1, "fsdp": 1, "seq": 1, "model": 1}, devices)

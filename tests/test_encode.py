@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from pit_jax import checkpoint, cli, config, configfile, encode, rundir, validation
+from pit_jax import checkpoint, cli, configfile, encode, rundir, validation
 from pit_jax.data import sources
 from pit_jax.data.latents import LatentSource
 from pit_jax.errors import ConfigError
@@ -58,7 +58,7 @@ def store(vae, tmp_path_factory):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_latents_are_those_of_the_model_on_one_device(store, vae, split):
     """Of the image as it is, and of the mirrored image: mean and deviation."""
-    found = LatentSource(store, split, autoencoder.load(vae).sha256)
+    found = LatentSource(store, split)
     images = sources.Digits(split)
     assert len(found) == len(images)
     np.testing.assert_array_equal(found.labels(), images.labels())
@@ -148,7 +148,8 @@ def test_the_line_at_the_end_is_what_a_diffusion_run_needs(vae, tmp_path, capsys
         out,
     )
     words = shlex.split(re.search(r"train on them with (.*)", out)[1])
-    c = configfile.override(config.base(), words)
+    c = configfile.load("configs/digits_diffusion.py:dit/2", words)
+    assert not c.sample.clip  # though of the digits' pixels it is on
     assert len(sources.load(c.data, "test")) == 360
     assert c.autoencoder.weights == vae
     assert {path.name for path in (tmp_path / "the set").iterdir()} == {
@@ -217,7 +218,8 @@ def test_a_runs_autoencoder_lies_beside_its_latents(run_directory, tmp_path, cap
     saved = checkpoint.Checkpoints(rundir.RunDir(run_directory)).read(2)["ema"]
     mine, expected = tensors.flatten(loaded.params), tensors.flatten(saved)
     assert all(np.array_equal(mine[name], expected[name]) for name in expected)
-    found = LatentSource(out, "train", loaded.sha256)
+    found = LatentSource(out, "train")
+    assert found.manifest.autoencoder_sha256 == loaded.sha256
     assert found.normalisation == Normalisation(0.25, 1 / 1.7)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert run(str(run_directory), out, *words) == 0
@@ -289,7 +291,7 @@ def test_latents_that_are_not_finite_name_the_image(tmp_path, capsys):
         (["--config.data.corrupt=skip"], "latents are stored of every image"),
         (
             ["--config.task=diffusion", "--config.model.name=dit", "--config.data.name=latents"],
-            "is",
+            "config.data.name='latents' is encoded already: name a set of images",
         ),
     ],
 )
@@ -305,6 +307,11 @@ def test_images_that_the_autoencoder_does_not_take_are_refused(vae, tmp_path, ca
     command = ["data", "latents", "--vae", vae, "--out", str(tmp_path / "out"), "--config"]
     for words, sentence in (
         (["configs/digits.py", "--config.data.mean=(0.1,)"], "which is 0.5 for both"),
+        (
+            ["configs/digits.py", "--config.data.eval_crop=0.875"],
+            "eval_crop=0.875: latents are of whole images, as diffusion trains on them, so write"
+            " --config.data.eval_crop=1.0",
+        ),
         (["configs/digits.py", "--config.data.channels=3"], "takes images of 1 channel(s), but"),
         (["configs/digits.py", "--config.data.image_size=9"], "use a size that is a multiple of 2"),
     ):

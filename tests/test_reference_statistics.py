@@ -6,8 +6,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
-from pit_jax import cli, reference_statistics, validation
-from pit_jax.data import sources
+from pit_jax import cli, configfile, reference_statistics, validation
+from pit_jax.data import pipeline, sources
 from pit_jax.errors import ConfigError
 from pit_jax.evals import reference
 from pit_jax.evals.networks import Network
@@ -109,6 +109,26 @@ def test_images_are_of_the_configs_size(config, tmp_path):
     np.testing.assert_array_equal(images[:, 0, 0, 1], [0, 10, 0, 10])
 
 
+def test_the_pixels_of_imagenet64_are_learned_as_they_are_measured(tmp_path):
+    """Cut out of the centre, also of what is not square, and flipped on the devices."""
+    rng = np.random.default_rng(0)
+    for label, shape in enumerate([(80, 64, 3), (64, 100, 3), (64, 64, 3)]):
+        folder = tmp_path / "train" / f"class{label}"
+        folder.mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(folder / "0.png")
+    words = ("data.name=folder", f"data.dir={tmp_path}", "data.num_classes=3")
+    words = [f"--config.{word}" for word in (*words, "data.eval_split=train")]
+    config = configfile.load("configs/imagenet64_pixels.py:dit-b/4", words)
+    source = sources.training(config.data)
+    trained, measured = (pipeline.Reader(source, config.data, train=t) for t in (True, False))
+    at = np.arange(3)
+    images = trained(at, at + 7)["image"]
+    np.testing.assert_array_equal(images, measured(at, at)["image"])
+    np.testing.assert_array_equal(images[0], np.asarray(source[0][0])[8:72])
+    on_device = pipeline.device_config(config, source).data.augmentation
+    assert (on_device.crop, on_device.flip) == ("none", 0.5)
+
+
 def test_mistakes_are_one_line(capsys, config, network, tmp_path):
     def refused(*words: str) -> str:
         out = ["--out", str(tmp_path / "x.npz")]
@@ -123,6 +143,11 @@ def test_mistakes_are_one_line(capsys, config, network, tmp_path):
     assert "--num 2000: digits/train has" in refused("--images", "--num", "2000")
     assert "digits has the splits train and test" in refused("--images", "--split", "all")
     assert "a file name that ends with .npz" in refused("--images", "--out", "x.png")
+    skip = "--config.data.corrupt=skip"
+    assert "is begun with their number, so write 'refuse'" in refused("--images", skip)
+    for what in (["--images"], ["--features", "fid.pth"]):
+        line = refused(*what, "--config.data.eval_crop=0.875")
+        assert "with whole ones, as diffusion trains on them, so write --config.data.eval_c" in line
     config.data.name = "latents"
     with pytest.raises(ConfigError, match="'latents' has no images"):
         reference_statistics.write(config, "x.npz", "fid.pth")

@@ -17,9 +17,9 @@ Published beside (sFID and IS read in one account, precision and recall in none)
 4.66, IS 232.95, precision 0.88, recall 0.49; `dit-l/2` 4.97, 210.18, 0.88, 0.49, and FID 8.90
 without guidance; `dit-xl/2` IS 278.2.
 
-Also `dit-s/2`, `dit-b/2`, `dit-l/4`, `dit-xl/4`, `pit-s`, ... with public DiT's recipe, and
-`images`: the images that are encoded. VAE.safetensors is the public Stable Diffusion
-autoencoder (factor 8, 4 channels, scale 0.18215), 32×32×4 latents.
+`dit-l/1` is another name of `pit-l`. Also `dit-s/2`, `dit-b/2`, `dit-l/4`, `dit-xl/4`, `pit-s`,
+... with public DiT's recipe, and `images`: the images that are encoded. VAE.safetensors is the
+public Stable Diffusion autoencoder (factor 8, 4 channels, scale 0.18215), 32×32×4 latents.
 
 Expected cost: `pit-jax preflight` finds at least 1,637 chip-hours for `pit-l` on v5e-256
 and 703 on v5p-256, by a roofline, which no run reaches; at 40 % of the chips' peak, an
@@ -36,7 +36,7 @@ the square root of the batch. Fixed sine-cosine positions for DiT, learned ones 
 from pit_jax.config import base
 from pit_jax.models.sizes import DIT_SIZES, parse_dit_name
 
-_PAPER = ("pit-l", "dit-l/2")
+_PAPER = ("pit-l", "dit-l/1", "dit-l/2")  # the first two are one model
 
 
 def get_config(arg="pit-l"):

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pit_jax import cli, configfile
+from pit_jax.config import flatten
 
 from .saved_runs import save_run
 
@@ -16,6 +17,13 @@ AUTOENCODER = "configs/digits_autoencoder.py"
 
 def words(*changes: str) -> list[str]:
     return [f"--config.{change}" for change in changes]
+
+
+def test_both_names_of_the_papers_model_mean_its_recipe():
+    pit, dit = (configfile.load(f"configs/imagenet256_latent.py:{x}") for x in ("pit-l", "dit-l/1"))
+    assert flatten(pit) == flatten(dit)
+    assert (dit.train.batch_size, dit.train.epochs, dit.optim.warmup) == (2048, 400.0, "5%")
+    assert configfile.load("configs/imagenet256_latent.py:dit-l/4").train.batch_size == 256
 
 
 def test_from_images_to_figures(tmp_path, capsys):

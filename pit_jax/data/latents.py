@@ -80,20 +80,17 @@ class LatentSource(Source):
     Args:
       directory: what `Writer` wrote.
       split: of it.
-      autoencoder_sha256: of what decodes samples later, its file's or its weights'; None does
-        not compare.
 
     Attributes:
       manifest: what the latents are.
       normalisation: what a diffusion model should see them through.
 
     Raises:
-      ConfigError: if there is no such split, it is not finished, or was made by another
-        autoencoder, or the manifest lacks a field.
+      ConfigError: if there is no such split, it is not finished, or the manifest lacks a field.
       StorageError: if a file is missing or not as long as it was, or the labels are others.
     """
 
-    def __init__(self, directory: str | Path, split: str, autoencoder_sha256: str | None = None):
+    def __init__(self, directory: str | Path, split: str):
         super().__init__()
         root = local(directory)
         whole = read_manifest(root)
@@ -102,12 +99,6 @@ class LatentSource(Source):
         self.num_classes = self.manifest.num_classes
         self.native_shape, self.record_shape = self.manifest.shape[:2], self.manifest.record_shape()
         self.name = f"{self.manifest.image_set}/{split} in {root}"
-        theirs = self.manifest.autoencoder_sha256
-        if autoencoder_sha256 not in (None, theirs, self.manifest.weights_sha256):
-            raise ConfigError(
-                f"{root} was encoded by {self.manifest.autoencoder} ({theirs[:12]}…), not by the"
-                f" autoencoder named ({autoencoder_sha256[:12]}…): encode again, or name that one"
-            )
         self._split = store.Split(root, KIND, split, self.name, "encode that split again")
 
     def __len__(self) -> int:

@@ -40,18 +40,17 @@ class Collector:
       count: images so far.
     """
 
-    def __init__(self, features: int | None = None, split: int = SPLIT):
+    def __init__(self, features: int | None = None):
         """
         Args:
           features: how many rows of the features to keep for precision and recall; all of
             them by default, 0 for none. 50,000 of Inception's are 400 MB.
-          split: images a split of the Inception score.
         """
         self.count = 0
         self._most = features
         self._kept: list[np.ndarray] = []
         self._statistics: dict[str, FeatureStatistics] = {}
-        self._score = InceptionScore(split)
+        self._score = InceptionScore(SPLIT)
 
     def add(self, outputs: Mapping[str, np.ndarray]) -> None:
         """Adds a batch: "pool" (n, d) and, if there, "spatial" and "probabilities".
@@ -95,8 +94,6 @@ def compare(
     reference: Description,
     *,
     k: int = NEIGHBOURS,
-    reference_features: int | None = None,
-    generated_features: int | None = None,
     mesh: Mesh | None = None,
 ) -> dict[str, float]:
     """What can be said of two sets, by name.
@@ -109,8 +106,6 @@ def compare(
     Args:
       generated, reference: of features of one network.
       k: neighbours of precision and recall.
-      reference_features, generated_features: at most so many features are taken, the first;
-        ADM takes 10,000 and all.
       mesh: whose devices share precision and recall; by default the ambient one.
 
     Raises:
@@ -123,9 +118,6 @@ def compare(
         found["inception_score"], found["inception_score_std"] = generated.score
     if generated.features is not None and reference.features is not None:
         found["precision"], found["recall"] = precision_recall(
-            reference.features[:reference_features],
-            generated.features[:generated_features],
-            k=k,
-            mesh=mesh,
+            reference.features, generated.features, k=k, mesh=mesh
         )
     return found

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pit_jax.errors import ConfigError
-from pit_jax.evals import statistics
+from pit_jax.evals import comparison, statistics
 from pit_jax.evals.comparison import Collector, Description, compare
 from pit_jax.evals.frechet import frechet_distance
 from pit_jax.evals.manifold import precision_recall
@@ -28,9 +28,10 @@ def collect(out: dict[str, np.ndarray], size: int = 16, **arguments) -> Descript
     return collector.description()
 
 
-def test_every_value_is_that_of_its_own_function():
+def test_every_value_is_that_of_its_own_function(monkeypatch):
+    monkeypatch.setattr(comparison, "SPLIT", 20)
     first, second = outputs(0), outputs(1)
-    generated, reference = collect(first, split=20), collect(second)
+    generated, reference = collect(first), collect(second)
     found = compare(generated, reference)
     assert list(found) == [
         "fid", "sfid", "inception_score", "inception_score_std", "precision", "recall",
@@ -61,11 +62,9 @@ def test_the_first_features_are_kept_and_all_are_counted():
     assert collect(out, features=0).features is None
 
 
-def test_counts_of_precision_and_recall_can_be_chosen():
+def test_neighbours_and_the_rows_that_were_kept_count():
     first, second = outputs(0), outputs(1)
-    found = compare(
-        collect(first), collect(second), k=2, reference_features=9, generated_features=30
-    )
+    found = compare(collect(first, features=30), collect(second, features=9), k=2)
     expected = precision_recall(second["pool"][:9], first["pool"][:30], k=2)
     assert (found["precision"], found["recall"]) == expected
 

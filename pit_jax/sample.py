@@ -39,6 +39,11 @@ _MAY_DIFFER += ("decoder.path", "decoder.name")
 _LATER = {"spacing": "linspace"}
 _LINES = 10  # at most, where there is no bar
 _READ = 64  # images read back at a time
+# Public DiT does the same, so it is no mistake to refuse: the same words give the same images.
+_ONE_STEP = (
+    "--steps 1 of a Gaussian diffusion is timestep 0, as in public DiT: noise is taken for an image"
+    " that is all but done, and stays noise. Write --steps 2 or more"
+)
 
 
 def sample(
@@ -111,6 +116,8 @@ def sample(
     title = f"{label(config)} samples"
     progress = metrics.Progress(count, title, quiet=not writes)
     with progress, signals.StopRequest(mesh) as stop_request:
+        if writes and config.diffusion.family == "gaussian" and config.sample.steps == 1:
+            progress.warn(_ONE_STEP)
         if intact.any():
             progress.say(f"{target}: {intact.sum()} of {count} images are there already")
             progress.update(int(intact.sum()))

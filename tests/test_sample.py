@@ -1,18 +1,25 @@
 """`pit-jax sample`: the same images on any mesh, resumed to the same bits, or refused."""
 
 import json
+import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from pit_jax import cli, files, image_files
+from pit_jax import checkpoint, cli, files, image_files, rundir
 from pit_jax import sample as sampling
-from pit_jax.errors import ConfigError, NonFiniteLoss, Stopped
+from pit_jax.errors import ConfigError, Stopped
 from pit_jax.evals import reference
 from pit_jax.evals.generator import Generator
+from pit_jax.parallel import mesh as meshes
+from pit_jax.restored import restore
 
 from .saved_runs import config_of, diffusion, save_run
 
@@ -73,6 +80,35 @@ def test_other_devices_make_the_same_images(eight, run, tmp_path, one_device):
     one, other = (pixels(out).astype(int) for out in (tmp_path / "one", eight))
     assert np.abs(one - other).max() <= 1
     assert (one == other).mean() > 0.99
+
+
+def test_two_processes_make_the_same_files(eight, run, tmp_path):
+    """Each on four devices, which together are the eight of one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "pit_jax.cli", "sample", "--workdir", str(run)]
+    both = []
+    for number in range(2):
+        environment = os.environ | {
+            "PYTHONPATH": os.getcwd(),
+            "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4"),
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_PROCESS_ID": str(number),
+        }
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        words = [*command, "--out", str(tmp_path / "out")]
+        both.append(subprocess.Popen(words, env=environment, **pipes))
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(outputs)
+    assert "12 images in" in outputs[0]
+    assert "images" not in outputs[1]  # process 0 speaks for all, and writes
+    out = tmp_path / "out"
+    assert written(out) == written(eight)
+    assert (out / "samples.npz").read_bytes() == (eight / "samples.npz").read_bytes()
+    mesh = json.loads((out / "sample.json").read_text())["environment"]["mesh"]
+    assert mesh["data"] == 8
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(eight, run, tmp_path, monkeypatch, capsys):
@@ -230,11 +266,34 @@ def test_labels_seed_and_weights_matter(eight, run, tmp_path):
     np.testing.assert_array_equal(labels, [3, 7] * 4)
 
 
-def test_a_sample_that_is_not_finite_leaves_nothing_half_written(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(Generator, "_check", lambda *_: (_ for _ in ()).throw(NonFiniteLoss("nan")))
-    with pytest.raises(NonFiniteLoss):
-        sampling.sample(config_of(run), run, tmp_path / "out")
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_sample_that_is_not_finite_leaves_nothing_half_written(run, tmp_path, capsys):
+    """Of a checkpoint whose average holds what is no number."""
+    broken = rundir.RunDir(tmp_path / "run")
+    shutil.copytree(run, broken.path)
+    config = broken.config()
+    found = restore(config, broken.path, meshes.make_mesh(config.mesh, jax.devices()[:1]))
+    saved = checkpoint.Checkpoints(broken)
+    saved.save(8, found.state.replace(ema=jax.tree.map(lambda x: x * np.nan, found.state.ema)), {})
+    saved.finish()
+    saved.close()
+    words = ["sample", "--workdir", str(broken.path), "--out", str(tmp_path / "out")]
+    assert cli.run(words) == 3
+    assert capsys.readouterr().err == (
+        "pit-jax: 8 of 8 samples are not finite, index 0 first (sampler ddpm, 3 steps, guidance"
+        " 1.5): other sampler options or another checkpoint may help\n"
+    )
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["sample.json"]
+
+
+def test_one_step_is_noise_and_it_is_said(run, tmp_path, capsys):
+    words = ["sample", "--workdir", str(run), "--num", "8", "--out"]
+    assert cli.run([*words, str(tmp_path / "one"), "--steps", "1"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--steps 1 of a Gaussian diffusion is timestep 0, as in public DiT")
+    assert line.endswith("Write --steps 2 or more")
+    assert cli.run([*words, str(tmp_path / "two"), "--steps", "2"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_samples_go_on_with_the_same_decoder_in_another_file(tmp_path):

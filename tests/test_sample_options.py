@@ -96,7 +96,8 @@ def test_runs_that_cannot_be_sampled_are_refused(capsys, tiny, run, tmp_path):
     assert "was trained by task 'classification': only diffusion runs generate images" in line
     rundir.RunDir(tmp_path).write_config(diffusion(optim__ema=0.0))
     assert "holds no checkpoint yet" in refused(capsys, "sample", *words)
-    assert "--ema" in refused(capsys, "sample", *words, "--ema")
+    line = refused(capsys, "sample", *words, "--ema")
+    assert f"--ema: {tmp_path} keeps no moving average (config.optim.ema=0), leave it out" in line
     assert not (tmp_path / "x").exists()
 
 

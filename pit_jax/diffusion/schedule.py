@@ -104,7 +104,12 @@ def named(name: str, steps: int = 1000) -> Schedule:
 
 
 def kept_timesteps(steps: int | str, total: int) -> np.ndarray:
-    """Which of `total` timesteps `Schedule.respaced` keeps, ascending."""
+    """Which of `total` timesteps `Schedule.respaced` keeps, ascending.
+
+    One step is timestep 0 alone, as `space_timesteps` of public guided-diffusion and DiT has it:
+    the network is then told that pure noise is hardly noisy. Two are the fewest that reach the
+    last timestep.
+    """
     text = str(steps)
     count = text.removeprefix("ddim")
     if not count.isdecimal() or int(count) == 0:

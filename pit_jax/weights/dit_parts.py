@@ -139,7 +139,7 @@ def check_expressible(model: DiT, implementation: str, more: Mapping[str, tuple]
                 f" {' or '.join(map(repr, values))}"
             )
     if model.num_classes == 0:
-        raise ConfigError(f"{implementation} has no unconditional model: export one with classes")
+        raise ConfigError(f"{implementation} has no unconditional model")
 
 
 def _positions(embed: Mapping, model: DiT, image_size: int) -> np.ndarray:

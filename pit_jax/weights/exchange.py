@@ -95,8 +95,14 @@ def import_weights(
       interpolate: resample positions learned at another image size.
     """
     root = epath.Path(source)
-    if spec:
-        config = configfile.load(spec)
+    config = configfile.load(spec) if spec else None
+    untold = config is None or config.task != "diffusion"
+    if root.is_dir() and untold and dit_files.is_one(root):
+        raise ConfigError(
+            f"{source} holds a DiT, whose config.json does not say how it was trained: name a"
+            " diffusion model by --config FILE[:ARG]"
+        )
+    if config is not None:
         if config.task == "autoencoder":
             raise ConfigError(
                 "public autoencoders need no import: name the file or directory as"

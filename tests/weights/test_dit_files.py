@@ -49,12 +49,111 @@ def test_a_diffusers_directory_there_and_back(tmp_path):
     assert_same(dit_files.read(str(tmp_path), config), params)
 
 
-@pytest.mark.parametrize("changes", [(), ("model.position=learned", "model.frequency_steps=127")])
-def test_what_diffusers_would_compute_otherwise_is_not_written(tmp_path, changes):
-    config = settings(*changes)
-    with pytest.raises(ConfigError, match="position" if changes else "frequency_steps"):
-        dit_files.write_diffusers(str(tmp_path / "out"), random_params(config), config)
-    assert not (tmp_path / "out").exists()
+def edited(directory, **fields) -> None:
+    """Changes the config.json there; a field of None is taken out."""
+    path = directory / "config.json"
+    config = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({name: x for name, x in config.items() if x is not None}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("num_attention_heads", 1, "=1, config.model.heads makes it 2"),
+        ("attention_head_dim", 4, "=4, config.model.width / config.model.heads makes it 8"),
+        ("num_layers", 3, "=3, config.model.depth makes it 2"),
+        ("patch_size", 1, "=1, config.model.patch makes it 2"),
+        ("sample_size", 16, "=16, config.data.image_size makes it 8"),
+        ("in_channels", 4, "=4, config.data.channels makes it 1"),
+        ("out_channels", 1, "=1, config.data.channels with .*learn_sigma makes it 2"),
+        ("num_embeds_ada_norm", 1000, "=1000, config.data.num_classes makes it 10"),
+        ("norm_eps", 1e-5, "=1e-05 in half of its norms, where ours have 1e-06 in all: name "),
+        ("activation_fn", "geglu", "='geglu', only 'gelu-approximate' is supported"),
+        ("attention_bias", False, "=False, only True is supported"),
+        ("norm_type", "ada_norm", "='ada_norm', only 'ada_norm_zero' is supported"),
+        ("norm_elementwise_affine", True, "=True, only False is supported"),
+        # What it leaves out is what diffusers' module then takes.
+        ("num_attention_heads", None, "=16, config.model.heads makes it 2"),
+        ("out_channels", None, "=1, config.data.channels with .*learn_sigma makes it 2"),
+    ],
+)
+def test_a_directory_whose_config_says_otherwise_is_refused(directory, field, value, sentence):
+    """With the same tensors in all cases: most of these show in no shape."""
+    edited(directory, **{field: value})
+    with pytest.raises(ConfigError, match=f"config.json has {field}{sentence}") as info:
+        dit_files.read(str(directory), settings())
+    assert "\n" not in str(info.value)
+    dit_files.read(str(directory / "diffusion_pytorch_model.safetensors"), settings())
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A diffusers directory of the model of `settings`, but for its times' frequencies."""
+    config = settings("model.frequency_steps=127")
+    dit_files.write_diffusers(str(tmp_path), random_params(config), config)
+    return tmp_path
+
+
+def test_the_public_directory_of_old_is_read(directory):
+    """By its class of then, without the fields that came later."""
+    edited(directory, _class_name="Transformer2DModel", norm_eps=None, num_vector_embeds=1)
+    dit_files.read(str(directory), settings())
+    edited(directory, norm_type="ada_norm_single")  # PixArt
+    with pytest.raises(ConfigError, match="describes a 'Transformer2DModel', not a 'DiTTransf"):
+        dit_files.read(str(directory), settings())
+
+
+def test_a_directory_without_a_config_of_a_dit_is_refused(directory):
+    edited(directory, _class_name="AutoencoderKL")
+    with pytest.raises(ConfigError, match="describes a 'AutoencoderKL', not a 'DiTTransformer2DM"):
+        dit_files.read(str(directory), settings())
+    for text, sentence in (("[]", "holds no JSON object"), ("{", "config.json cannot be read: ")):
+        (directory / "config.json").write_text(text)
+        with pytest.raises(ConfigError, match=sentence):
+            dit_files.read(str(directory), settings())
+    (directory / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"holds no config\.json: name the \.safetensors file"):
+        dit_files.read(str(directory), settings())
+
+
+@pytest.mark.parametrize("spec", [(), ("--config", "configs/digits.py:pit")])
+def test_a_directory_of_a_dit_needs_a_diffusion_model(directory, spec, capsys):
+    """Its config.json knows the network, and nothing of schedule, prediction or data."""
+    out = directory / "out.safetensors"
+    assert cli.run(["weights", "import", str(directory), str(out), *spec]) == 2
+    assert "holds a DiT, whose config.json does not say how it was" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ((), r"frequency_steps=128, only 127: write --format public \(public DiT's names\)$"),
+        (("model.position=learned",), "position='learned', only 'sincos2d': write --format public"),
+        (
+            ("model.position=learned", "model.frequency_steps=127"),
+            "position='learned', only 'sincos2d': write --format pit_jax$",
+        ),
+        (("model.position=none",), "position='none', .*: write --format pit_jax$"),
+        (
+            ("diffusion.conditional=False", "sample.guidance=1", "model.frequency_steps=127"),
+            "has no unconditional model: write --format pit_jax$",
+        ),
+    ],
+)
+def test_what_diffusers_would_compute_otherwise_is_not_written(tmp_path, changes, sentence):
+    """The sentence names a format that holds it."""
+    config, out = settings(*changes), tmp_path / "out"
+    params = random_params(config)
+    with pytest.raises(ConfigError, match=sentence) as info:
+        dit_files.write_diffusers(str(out), params, config)
+    assert "\n" not in str(info.value)
+    if "--format public" in str(info.value):
+        dit_files.write_public(str(tmp_path / "public.safetensors"), params, config)
+    else:
+        with pytest.raises(ConfigError, match=r": write --format pit_jax$"):
+            dit_files.write_public(str(out), params, config)
+    assert not out.exists()
 
 
 def test_other_names_are_refused(tmp_path):

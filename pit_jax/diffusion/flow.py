@@ -95,15 +95,18 @@ class Flow:
     ) -> jax.Array:
         """The velocity that an output for x_t says, float32.
 
-        With `clip` the image that it leads to is limited to [−clip, clip] first.
+        With `clip` the image that it leads to is limited to [−clip, clip] first; where that
+        changes nothing, "v" stays the output itself.
         """
         output, x_t = output.astype(jnp.float32), x_t.astype(jnp.float32)
-        if self.predict == "v" and clip is None:
-            return output
-        x = output if self.predict == "x0" else x_t + (1 - _rows(t)) * output
-        if clip is not None:
-            x = jnp.clip(x, -clip, clip)
-        return (x - x_t) / self._gap(t)
+        rest = 1 - _rows(t)
+        x = output if self.predict == "x0" else x_t + rest * output
+        limited = x if clip is None else jnp.clip(x, -clip, clip)
+        if self.predict == "x0":
+            return (limited - x_t) / self._gap(t)
+        # Not by the gap, which would change what is not clipped, too. No float32 below 1 is
+        # nearer to 1 than epsneg: it takes part at t = 1 alone.
+        return output + (limited - x) / jnp.maximum(rest, jnp.finfo(jnp.float32).epsneg)
 
     def _gap(self, t: jax.Array) -> jax.Array:
         return jnp.maximum(1 - _rows(t), self.min_gap)

@@ -3,6 +3,7 @@
 An image is (1, 4, 1) and x_t = signal · x + sigma · noise. Matrices here are float64 numpy.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -49,6 +50,16 @@ def transport(before: tuple[float, float], after: tuple[float, float]):
     return matrix, after[0] * MEAN - matrix @ (before[0] * MEAN)
 
 
+def keys(count: int) -> jax.Array:
+    """One for each of `count` images."""
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(5), i))(jnp.arange(count))
+
+
+def draw(count: int) -> tuple[jax.Array, jax.Array]:
+    """Noise to start from, and keys."""
+    return jax.random.normal(jax.random.key(9), (count, 1, SIZE, 1)), keys(count)
+
+
 class Affine:
     """Keeps where samples of N(0, I) are: their map, and their distribution, step by step."""
 
@@ -73,3 +84,19 @@ def assert_distributed(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) 
     spread = np.sqrt((np.outer(variances, variances) + covariance**2) / len(x))
     error = np.abs(np.cov(x.T) - covariance) / spread
     assert error.max() < 5, error
+
+
+def assert_data(mean: np.ndarray, covariance: np.ndarray, of_mean: float, share: float) -> None:
+    """That a distribution is the data's, measured in the data's own standard deviations.
+
+    Args:
+      mean, covariance: of the distribution, (4,) and (4, 4).
+      of_mean: how many standard deviations the mean may be off along any axis.
+      share: of the variance along any axis, and of any two's product, by which it may differ.
+    """
+    deviations = np.sqrt(_VARIANCES)
+    error = np.abs((mean - MEAN) @ _AXES / deviations)
+    assert error.max() < of_mean, error
+    along = _AXES.T @ covariance @ _AXES / np.outer(deviations, deviations)
+    error = np.abs(along - np.eye(SIZE))
+    assert error.max() < share, error

@@ -1,5 +1,7 @@
 """Step by step against the schedulers of the public diffusers package."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,11 +38,26 @@ def draws():
     return jax.random.normal(jax.random.key(9), SHAPE), keys
 
 
-def theirs(scheduler, denoise, step) -> np.ndarray:
-    """Their loop over our network: images with channels first, as they want them."""
+def ours(process, denoise, sampler, steps, **options) -> list[np.ndarray]:
+    """x before every step, as the network is given it, and behind the last."""
+    found = []
+
+    def watched(x, time):
+        jax.debug.callback(lambda x: found.append(np.asarray(x)), x, ordered=True)
+        return denoise(x, time)
+
+    last = jax.jit(partial(sample, process, watched, sampler=sampler, steps=steps, **options))
+    last = np.asarray(last(*draws()))
+    jax.effects_barrier()
+    return [*found, last]
+
+
+def theirs(scheduler, denoise, step) -> list[np.ndarray]:
+    """The same of their loop over our network: images with channels first, as they want them."""
     import torch
 
     noise, _ = draws()
+    found = [np.asarray(noise)]
     x = torch.from_numpy(np.moveaxis(np.asarray(noise), -1, 1).copy())
     denoise = jax.jit(denoise)
     for i, t in enumerate(scheduler.timesteps):
@@ -48,7 +65,8 @@ def theirs(scheduler, denoise, step) -> np.ndarray:
         output = denoise(image, jnp.full(SHAPE[0], float(t)))
         output = torch.from_numpy(np.moveaxis(np.asarray(output), -1, 1).copy())
         x = step(output, t, x, i).prev_sample.float()
-    return np.moveaxis(x.numpy(), 1, -1)
+        found.append(np.moveaxis(x.numpy(), 1, -1))
+    return found
 
 
 @jax.jit
@@ -95,8 +113,8 @@ def test_ddim(diffusers, predict, eta):
 
     expected = theirs(scheduler, denoise, step)
     process = Gaussian(LINEAR, predict, False)
-    found = sample(process, denoise, *draws(), "ddim", "ddim50", eta=eta)
-    assert_equal(found, expected)
+    found = ours(process, denoise, "ddim", "ddim50", eta=eta)
+    assert_equal_steps(found, expected)
 
 
 @pytest.mark.parametrize("predict", THEIRS)
@@ -111,8 +129,8 @@ def test_dpm(diffusers, predict, steps):
     if steps < 15:  # theirs has order one in the last but one step, too, when there are few
         scheduler.register_to_config(lower_order_final=False)
     expected = theirs(scheduler, denoise, lambda o, t, x, i: scheduler.step(o, t, x))
-    found = sample(Gaussian(LINEAR, predict, False), denoise, *draws(), "dpm++", steps)
-    assert_equal(found, expected)
+    found = ours(Gaussian(LINEAR, predict, False), denoise, "dpm++", steps)
+    assert_equal_steps(found, expected)
 
 
 @pytest.mark.parametrize("learn_sigma", [False, True])
@@ -135,8 +153,8 @@ def test_ddpm(diffusers, predict, learn_sigma, monkeypatch):
         return scheduler.step(output, t, x)
 
     expected = theirs(scheduler, denoise, step)
-    found = sample(process, denoise, *draws(), "ddpm", 25)
-    assert_equal(found, expected)
+    found = ours(process, denoise, "ddpm", 25)
+    assert_equal_steps(found, expected)
 
 
 @pytest.mark.parametrize("predict", ["v"])
@@ -154,6 +172,7 @@ def test_noised_images_and_their_velocity(diffusers, predict):
     np.testing.assert_allclose(process.target(*ours), scheduler.get_velocity(*arguments), atol=1e-5)
 
 
-def assert_equal(found, expected: np.ndarray) -> None:
-    difference = np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
-    assert difference < 2e-5, difference
+def assert_equal_steps(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for i, (x, wanted) in enumerate(zip(found, expected, strict=True)):
+        difference = np.abs(x - wanted).max() / np.abs(wanted).max()
+        assert difference < 2e-5, (i, difference)

@@ -51,6 +51,30 @@ def test_a_clipped_velocity_leads_into_the_range(images, predict):
     np.testing.assert_allclose(x_t + rest * v, np.clip(free, -0.5, 0.5), atol=1e-5)
 
 
+@pytest.mark.parametrize("predict", ["v", "x0"])
+def test_a_clip_that_limits_nothing_changes_nothing(images, predict):
+    """Near the image, too, where the gap takes part; and beside a number that is clipped."""
+    x_t, output = (jnp.asarray(a, jnp.float32) for a in images[:2])
+    t = jnp.array([0.0, 0.5, 0.96, 0.98, 1.0])
+    process = Flow(predict)
+    free = process.velocity(output, x_t, t)
+    np.testing.assert_array_equal(process.velocity(output, x_t, t, clip=1e3), free)
+    far = output.at[:, 0, 0, 0].set(1e6)
+    found = process.velocity(far, x_t, t, clip=1e3)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[:, 1:], free[:, 1:])
+
+
+def test_a_clipped_velocity_near_the_image_reaches_the_range_in_the_time_that_is_left():
+    x_t, output = jnp.full((3, 1, 1, 1), 0.9), jnp.full((3, 1, 1, 1), 50.0)
+    t = jnp.array([0.96, 0.98, 0.999])
+    rest = (1 - t)[:, None, None, None]
+    free = x_t + rest * output
+    v = Flow("v").velocity(output, x_t, t, clip=0.5)
+    assert (free > 0.5).all()
+    np.testing.assert_allclose(x_t + rest * v, 0.5, atol=1e-5)
+
+
 def test_times_are_logit_normal_and_belong_to_their_keys():
     process = Flow(time_mean=-0.8, time_std=0.6)
     keys = jax.random.split(jax.random.key(1), 20_000)

@@ -78,16 +78,16 @@ class Found:
     source: str
 
     def loaded(self, normalisation: Normalisation | None = None) -> Loaded:
-        """With the normalisation that the file says, else this one, else Stable Diffusion's.
+        """With this normalisation, else the one that the file says, else Stable Diffusion's.
 
         Raises:
           ConfigError: if nothing says it, or file and argument say different ones.
         """
-        if self.said and normalisation and self.said != normalisation:
+        if self.said and normalisation and not _same(self.said, normalisation):
             raise ConfigError(
                 f"{self.source} has {self.said}, another was asked for: {normalisation}"
             )
-        chosen = self.said or normalisation
+        chosen = normalisation or self.said
         if chosen is None and self.model.latent == 4:
             chosen = Normalisation(scale=_STABLE_DIFFUSION)
         if chosen is None:
@@ -307,5 +307,30 @@ def _said(config: Mapping[str, Any], source: epath.Path) -> Normalisation | None
             f"{source}: config.json needs latents_mean and latents_std together, without"
             " shift_factor"
         )
-    scale = tuple((1.0 if factor is None else factor) / x if x else math.inf for x in std)
-    return Normalisation(tuple(mean), scale)
+    factor = 1.0 if factor is None else factor
+    return Normalisation(tuple(mean), tuple(_quotient(factor, x) for x in std))
+
+
+def _quotient(factor: float, std: float) -> float:
+    """factor / std; of several numbers that std may have been made of, the one of 15 digits.
+
+    49.0 is stored as 1 / 49, whose own inverse is 49.00000000000001.
+    """
+    if not std:
+        return math.inf
+    quotient = factor / std
+    short = float(f"{quotient:.15g}")
+    return short if factor / short == std else quotient
+
+
+def _same(one: Normalisation, other: Normalisation) -> bool:
+    """Whether latents are normalised alike, which is done in float32."""
+
+    def close(a: Any, b: Any) -> bool:
+        a, b = np.broadcast_arrays(a, b)
+        return np.allclose(a, b, rtol=np.finfo(np.float32).eps, atol=0)
+
+    try:
+        return close(one.shift, other.shift) and close(one.scale, other.scale)
+    except ValueError:  # of other numbers of channels
+        return False

@@ -155,7 +155,12 @@ def test_an_autoencoder_is_known_by_its_weights_whatever_file_holds_them(params,
 
 @pytest.mark.parametrize(
     "normalisation",
-    [STABLE_DIFFUSION, Normalisation(0.5, 2.0), Normalisation((1, 2, 3, 4), (1, 2, 4, 8))],
+    [
+        STABLE_DIFFUSION,
+        Normalisation(0.5, 2.0),
+        Normalisation((1, 2, 3, 4), (1, 2, 4, 8)),
+        Normalisation((0.1, -0.7, 0.0609, 3.0), (49.0, 0.18215, 1.5305, 0.13025)),
+    ],
     ids=str,
 )
 def test_a_diffusers_directory_tells_everything(params, tmp_path, normalisation):
@@ -170,6 +175,28 @@ def test_a_diffusers_directory_tells_everything(params, tmp_path, normalisation)
         normalisation,
         hashlib.sha256(file.read_bytes()).hexdigest(),
     )
+
+
+def test_scales_of_any_digits_are_known_again(params, tmp_path):
+    """A directory holds 1 / scale, of which the last digits may be lost: no other autoencoder."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "vae"
+    for _ in range(5):
+        scale = tuple(rng.uniform(0.1, 60, 4))
+        given = Normalisation(0.25, scale)
+        autoencoder.write_diffusers(path, SMALL, params, given)
+        assert autoencoder.load(path, given).normalisation == given
+        read = autoencoder.load(path).normalisation
+        np.testing.assert_allclose(read.scale, scale, rtol=1e-15)
+        assert read.shift == (0.25,) * 4
+        for other in (
+            Normalisation(0.25, (scale[0] * 1.00001, *scale[1:])),
+            Normalisation(0.250001, scale),
+            Normalisation(0.25, scale[:3]),
+            Normalisation(0.25, scale[0]),
+        ):
+            with pytest.raises(ConfigError, match="another was asked for"):
+                autoencoder.load(path, other)
 
 
 def test_half_precision_is_read_as_float32(params, theirs, tmp_path):

@@ -28,7 +28,7 @@ CASES = {
         ),
         Normalisation(0.0609, 1.5305),
     ),
-    "no attention": (PLAIN, Normalisation((1, 2), (2, 4))),
+    "no attention": (PLAIN, Normalisation((1, 2), (49.0, 0.18215))),
 }
 
 

@@ -146,38 +146,48 @@ def test_smooth_is_pils_filter():
 
 # Magnitudes
 
-
-def expected_argument(name: str, magnitude: float, sign: int) -> float:
-    """The arguments of the increasing set, with the numbers written out."""
-    table = {
-        "Rotate": {0: 0, 5: 15, 9: 27, 10: 30},
-        "Posterize": {0: 4, 5: 2, 9: 1, 10: 0},
-        "Solarize": {0: 256, 5: 128, 9: 26, 10: 0},
-        "SolarizeAdd": {0: 0, 5: 55, 9: 99, 10: 110},
-        "Shear": {0: 0, 5: 0.15, 9: 0.27, 10: 0.3},
-        "Translate": {0: 0, 5: 0.225, 9: 0.405, 10: 0.45},
-        "Factor": {0: 0, 5: 0.45, 9: 0.81, 10: 0.9},
-    }
-    key = "Factor" if name in ENHANCE else name.rstrip("XY")
-    value = table.get(key, {magnitude: 0})[magnitude]
-    if name in SIGNED:
-        value *= sign
-    return 1 + value if name in ENHANCE else value
+# timm's increasing set: what becomes of a level, a share of the highest magnitude.
+TIMM = {
+    "AutoContrast": lambda level, sign: 0,
+    "Equalize": lambda level, sign: 0,
+    "Invert": lambda level, sign: 0,
+    "Rotate": lambda level, sign: sign * 30 * level,  # degrees
+    "PosterizeIncreasing": lambda level, sign: 4 - int(4 * level),  # bits that are kept
+    "SolarizeIncreasing": lambda level, sign: 256 - min(256, int(256 * level)),
+    "SolarizeAdd": lambda level, sign: min(128, int(110 * level)),
+    **dict.fromkeys(
+        ("ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing"),
+        lambda level, sign: max(0.1, 1 + sign * 0.9 * level),
+    ),
+    **dict.fromkeys(("ShearX", "ShearY"), lambda level, sign: sign * 0.3 * level),
+    **dict.fromkeys(("TranslateXRel", "TranslateYRel"), lambda level, sign: sign * 0.45 * level),
+}
+WHOLE = ("Posterize", "Solarize", "SolarizeAdd")  # or the wrong bit or level would change
 
 
 argument = jax.jit(jax.vmap(randaugment.argument))
 
 
+def test_operations_are_timms_increasing_set():
+    """Those of timm 0.8.19.dev0, in its order: `_RAND_INCREASING_TRANSFORMS` in
+    timm/data/auto_augment.py of huggingface/pytorch-image-models at commit ab7ca62."""
+    names = [name.removesuffix("Increasing").removesuffix("Rel") for name in TIMM]
+    assert names == list(OPERATIONS)
+
+
 def test_magnitudes_become_arguments_as_in_timm():
-    grid = [(n, m, s) for n in OPERATIONS for m in (0, 5, 9, 10) for s in (-1, 1)]
-    numbers = np.array([OPERATIONS.index(name) for name, _, _ in grid], np.int32)
+    """`LEVEL_TO_ARG` of the same file. As it was before, at 066e490 and in a copy of 2020 at
+    e4242f5 of DifferentSC/pytorch-image-models, it says the same of magnitudes up to 10, where
+    all three cut them off. Of the steps of whole arguments the grid has the ends and 5."""
+    magnitudes = (0.0, *np.linspace(0.11, 9.91, 99), 5.0, 10.0)
+    grid = [(name, m, s) for name in TIMM for m in magnitudes for s in (-1, 1)]
+    numbers = np.array([list(TIMM).index(name) for name, _, _ in grid], np.int32)
     magnitudes, signs = np.array([case[1:] for case in grid], np.float32).T
     result = argument(numbers, magnitudes, signs)
-    expected = [expected_argument(*case) for case in grid]
-    for case, got, wanted in zip(grid, np.asarray(result), expected, strict=True):
-        assert got == pytest.approx(wanted, abs=1e-5), case
-        if case[0] in ("Posterize", "Solarize", "SolarizeAdd"):
-            assert got == wanted, case  # whole, or the wrong bit or level would change
+    for (name, magnitude, sign), got in zip(grid, np.asarray(result), strict=True):
+        wanted = TIMM[name](magnitude / 10, sign)
+        whole = name.removesuffix("Increasing") in WHOLE
+        assert got == (wanted if whole else pytest.approx(wanted, abs=1e-5)), (name, magnitude)
 
 
 def test_steps_of_whole_arguments_lie_where_timm_cuts_fractions_off():

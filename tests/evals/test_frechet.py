@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.fft
 import scipy.linalg
 
 from pit_jax.errors import ConfigError
@@ -60,6 +61,36 @@ def test_it_is_symmetric_and_rotations_change_nothing():
 def test_equals_the_definition_by_scipy():
     a, b = sample(0), sample(1, scale=0.5)
     assert frechet_distance(a, b) == pytest.approx(by_scipy(a, b), rel=1e-9)
+
+
+def spread(seed: int, dim: int, decades: float) -> Gaussian:
+    """Variances over so many powers of ten, along axes that no two seeds share."""
+    rng = np.random.default_rng(seed)
+    axes = np.eye(dim)[rng.permutation(dim)]
+    for _ in range(2):
+        axes = scipy.fft.dct(axes * rng.choice([-1, 1], dim), norm="ortho").T
+    variances = rng.permutation(np.logspace(0, -decades, dim))
+    return Gaussian(0.02 * rng.normal(size=dim), (axes * variances) @ axes.T)
+
+
+def by_cholesky(a: Gaussian, b: Gaussian) -> float:
+    """The definition, by the eigenvalues of Lᵀ B L, which are those of A B = L Lᵀ B."""
+    lower = scipy.linalg.cholesky(a.covariance, lower=True)
+    values = scipy.linalg.eigvalsh(lower.T @ b.covariance @ lower)
+    difference = a.mean - b.mean
+    traces = np.trace(a.covariance + b.covariance)
+    return difference @ difference + traces - 2 * np.sqrt(np.maximum(values, 0)).sum()
+
+
+@pytest.mark.parametrize("dim", [256, pytest.param(2048, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("decades", "by_root"), [(1, 1e-12), (12, 1e-6)])
+def test_as_many_dimensions_as_inception_has(dim, decades, by_root):
+    """2048, well and ill conditioned: SciPy's matrix root knows fewer digits of the latter."""
+    a, b = spread(0, dim, decades), spread(1, dim, decades)
+    assert np.linalg.cond(a.covariance) == pytest.approx(10.0**decades, rel=0.1)
+    found = frechet_distance(a, b)
+    assert found == pytest.approx(by_cholesky(a, b), rel=1e-12)
+    assert found == pytest.approx(by_scipy(a, b), rel=by_root)
 
 
 def test_singular_covariances_of_different_spaces():

@@ -52,7 +52,7 @@ def fields(directory: epath.PathLike) -> dict[str, Any]:
     """
     path = epath.Path(directory) / "config.json"
     theirs = _read_config(path)
-    kind = theirs.get("model_type")
+    kind = theirs.get("model_type") or theirs.get("_class_name")  # diffusers' models say this
     if kind not in ("vit", "vit_mae"):
         raise ConfigError(f"{path} describes a {kind!r}, not a 'vit' or 'vit_mae'")
     if theirs.get("hidden_act", "gelu") != "gelu" or not theirs.get("qkv_bias", True):

@@ -224,6 +224,7 @@ def test_what_config_json_leaves_out_has_the_defaults_of_transformers(tmp_path):
     ("content", "sentence"),
     [
         ({"model_type": "bert"}, "describes a 'bert', not a 'vit'"),
+        ({"_class_name": "AutoencoderKL"}, "describes a 'AutoencoderKL', not a 'vit'"),
         ({"model_type": "vit", "hidden_act": "relu"}, "only hidden_act 'gelu'"),
         ({"model_type": "vit", "qkv_bias": False}, "only hidden_act 'gelu' and qkv_bias true"),
         ({"model_type": "vit", "image_size": [8, 16]}, "image_size [8, 16] is no square"),

@@ -53,21 +53,27 @@ def load(kind: str, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+# Machines whose ratios stand beside those of `bench`, and where their results are.
+OTHERS = ("bench/xeon", "bench/slow-epyc")
+
+
 def bench() -> str:
     """The table of benches, and what they ran on."""
+    kinds = ["bench", *OTHERS]
+    measured = {kind: [one for name in BENCHES if (one := load(kind, name))] for kind in kinds}
     head = ["training step", "tokens", "batch", "step", "PyTorch", "times as fast"]
-    head += ["on the Xeon", "of matrix peak", "peak memory", "PyTorch"]
-    rows, commands, machines = [], [], []
-    xeons = []
+    head += [f"on {core_of(measured[kind])}" for kind in OTHERS]
+    head += ["of matrix peak", "peak memory", "PyTorch"]
+    rows, commands = [], []
     for name, title in BENCHES.items():
         found = load("bench", name)
         if command := found["command"] if found else COMMANDS.get(name):
-            commands.append(f"{title}: `{command}`")
+            commands.append(f"- {title}: `{command}`")
         if found is None:
-            rows.append([title, *["not measured"] * 9])
+            rows.append([title, *["not measured"] * (len(head) - 1)])
             continue
-        elsewhere = load("bench/xeon", name)
         ours, theirs = found["ours"], found["torch"]
+        elsewhere = [load(kind, name) for kind in OTHERS]
         rows.append(
             [
                 title,
@@ -75,26 +81,47 @@ def bench() -> str:
                 f"{found['config']['train']['batch_size']}",
                 *(f"{side['step_s'] * 1e3:,.0f} ms" for side in (ours, theirs)),
                 f"**{found['ratio_to_torch']:.2f}**",
-                f"{elsewhere['ratio_to_torch']:.2f}" if elsewhere else "not measured",
+                *(f"{one['ratio_to_torch']:.2f}" if one else "not measured" for one in elsewhere),
                 f"{ours['share_of_measured_peak']:.0%}",
                 *(f"{side['peak_bytes'] / MIB:,.0f} MiB" for side in (ours, theirs)),
             ]
         )
-        machines.append(ran_on(found))
-        if elsewhere:
-            xeons.append(ran_on(elsewhere))
-    lines = [table(head, rows), ""]
-    lines += [f"On {'; '.join(dict.fromkeys(machines))}."]
-    if xeons:
-        lines[-1] += f" The Xeon: {'; '.join(dict.fromkeys(xeons))}."
-    lines += ["The commands:", ""]
-    return "\n".join([*lines, *(f"- {command}" for command in commands)])
+    about = []
+    for found in measured.values():
+        if found:
+            days = "; ".join(dict.fromkeys(map(ran_on, found)))
+            about.append(f"- {core_of(found)}: {days}")
+    ran = ["Where and when, the first for all columns that name no machine:", "", *about]
+    ran += ["", *products(measured["bench"])]
+    return "\n".join([table(head, rows), "", *ran, "", "The commands:", "", *commands])
+
+
+def products(found: list[dict[str, Any]]) -> list[str]:
+    """What both sides reach in nothing but a large matrix product."""
+    peaks = [[one[side]["matmul_flops_per_s"] for one in found] for side in ("ours", "torch")]
+    if not found:
+        return []
+    ours, theirs = (statistics.median(side) / 1e9 for side in peaks)
+    what = "In one product of two 2048×2048 matrices, float32, on all cores"
+    return [f"{what}, XLA reaches {ours:.0f} GFLOP/s on the first, PyTorch {theirs:.0f}."]
+
+
+def core_of(found: list[dict[str, Any]]) -> str:
+    """What tells one machine of the bench from another: name and speed of a core."""
+    if not found:
+        return "another machine"
+    about = found[0]["machine"]
+    name = next((n for n in ("EPYC", "Xeon") if n in about["cpu"]), about["cpu"])
+    peak = statistics.median(one["machine"]["matmul_peak_flops_per_s"] for one in found)
+    return f"{name}, {peak / about['cores'] / 1e9:.0f} GFLOP/s a core"
 
 
 def ran_on(found: dict[str, Any]) -> str:
     """Machine, versions and day of a bench."""
     machine, versions = found["machine"], found["versions"]
     about = f"{machine['cores']} cores of {machine['cpu']}"
+    if vectors := machine.get("vectors"):
+        about += f" with {vectors}"
     if machine["platform"] != "cpu":
         about = f"{machine['devices']} × {machine['device']}"
     about += f", Python {versions['python']}, jax {versions['jax']}, torch {versions['torch']}"

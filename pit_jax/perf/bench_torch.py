@@ -150,6 +150,22 @@ def memory() -> int:
     return worker.resident_peak()
 
 
+def matmul_peak() -> float:
+    """FLOP/s of one large matrix product, as bench_ours measures it; the best of several."""
+    torch, device = _state["torch"], _state["device"]
+    on_gpu = device.type == "cuda"
+    n, dtype = (8192, torch.bfloat16) if on_gpu else (2048, torch.float32)
+    a, b = (torch.randn((n, n), dtype=dtype, device=device) for _ in range(2))
+    best = float("inf")
+    for _ in range(24):
+        begin = time.perf_counter()
+        a @ b
+        if on_gpu:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begin)
+    return 2 * n**3 / best
+
+
 if __name__ == "__main__":
-    functions = (start, results, run, memory)
+    functions = (start, results, run, memory, matmul_peak)
     worker.serve({function.__name__: function for function in functions})

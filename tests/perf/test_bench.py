@@ -31,6 +31,7 @@ FIELDS = {
     "images_per_s",
     "flops_per_s",
     "share_of_measured_peak",
+    "matmul_flops_per_s",
     "mfu",
     "peak_bytes",
 }

@@ -9,7 +9,7 @@ under one recipe; how far are a thousand of their samples from the 360 held-out 
 varies: the patch. Measured by the features of a classifier that is trained first, on the
 training digits: the Fréchet distance of these features, precision and recall. It is not FID,
 whose network wants photographs. Beside them stands the floor: the same figures for a thousand
-real training digits. Cost: some fifteen minutes on two CPU cores; what was trained before is
+real training digits. Cost: five to fifteen minutes on two CPU cores; what was trained before is
 taken as it is. Published: nothing at this size; on 256² latents the paper's PiT-L has FID 4.05
 and DiT-L/2 4.16.
 """

@@ -9,7 +9,7 @@ digits, whose labels it never sees, and fine-tuned on ten labels a class. Is it 
 the same PiT trained from scratch on the same 100 labels? What varies: the start, and the
 seed (of weights, masks, data order, and of which 100 images have labels). Both are trained
 for 500 steps; layer-wise decay, which makes sense for loaded weights only, is off from
-scratch. Cost: about four minutes a seed on two CPU cores, most of it pre-training; what was
+scratch. Cost: two to four minutes a seed on two CPU cores, most of it pre-training; what was
 trained before is taken as it is. The picture is the first seed's last of the held-out digits.
 Published: nothing at this size; on CIFAR-100 the paper's PiT-T gains 0.9 and PiT-S 1.3.
 """

@@ -9,7 +9,7 @@ from etils import epath
 
 from pit_jax import files, tasks
 from pit_jax.errors import ConfigError
-from pit_jax.weights import diffusers_dit, public_dit, tensors, torch_file
+from pit_jax.weights import diffusers_dit, huggingface_directory, public_dit, tensors, torch_file
 
 _FILE, _CLASS = "diffusion_pytorch_model.safetensors", "DiTTransformer2DModel"
 _OLD_CLASS = "Transformer2DModel"  # which held DiT, told by its norm_type, among others
@@ -148,13 +148,7 @@ def _read_config(root: epath.Path) -> dict[str, Any]:
     path = root / "config.json"
     if not path.exists():
         raise ConfigError(f"{root} holds no config.json: name the .safetensors file in it")
-    try:
-        theirs = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    if not isinstance(theirs, dict):
-        raise ConfigError(f"{path} cannot be read: it holds no JSON object")
-    return theirs
+    return huggingface_directory.read_config(path)
 
 
 def _other_format(model: Any) -> str:

@@ -37,7 +37,7 @@ _MAE_FIELDS = {
 def is_one(directory: epath.PathLike) -> bool:
     """Whether the config.json there is one of Hugging Face's."""
     try:
-        return "model_type" in _read_config(epath.Path(directory) / "config.json")
+        return "model_type" in read_config(epath.Path(directory) / "config.json")
     except ConfigError:
         return False
 
@@ -51,7 +51,7 @@ def fields(directory: epath.PathLike) -> dict[str, Any]:
       ConfigError: if it is missing or describes another kind of model.
     """
     path = epath.Path(directory) / "config.json"
-    theirs = _read_config(path)
+    theirs = read_config(path)
     kind = theirs.get("model_type") or theirs.get("_class_name")  # diffusers' models say this
     if kind not in ("vit", "vit_mae"):
         raise ConfigError(f"{path} describes a {kind!r}, not a 'vit' or 'vit_mae'")
@@ -118,7 +118,12 @@ def write(directory: epath.PathLike, params: Mapping, config: Any) -> None:
     files.write(root / "config.json", text.encode())
 
 
-def _read_config(path: epath.Path) -> dict[str, Any]:
+def read_config(path: epath.Path) -> dict[str, Any]:
+    """The object in a config.json, of transformers' or diffusers'.
+
+    Raises:
+      ConfigError: if it cannot be read, or holds something else.
+    """
     try:
         theirs = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -21,6 +21,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from pit_jax import config, validation
@@ -47,6 +48,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = pathlib.Path(__file__).parent
     rank = {tests / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.fixture
+def cache_again():
+    """Preflight switches the compilation cache off, for the rest of the process."""
+    before = jax.config.jax_enable_compilation_cache
+    compilation_cache.reset_cache()  # JAX asks once whether there is one
+    yield
+    compilation_cache.reset_cache()
+    jax.config.update("jax_enable_compilation_cache", before)
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,7 @@ import json
 import pathlib
 import re
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from pit_jax import cli, configfile
 from pit_jax.config import flatten
@@ -265,16 +263,6 @@ def test_the_small_recipes_are_shown(capsys, spec, shown, cost):
     model, tokens, steps = cost
     assert re.search(rf"\nmodel +{model}\ntokens an image +{tokens}\n", out)
     assert re.search(rf"\nsteps +{steps:,} of (64|40) examples\n", out)
-
-
-@pytest.fixture
-def cache_again():
-    """Preflight switches the compilation cache off, for the rest of the process."""
-    before = jax.config.jax_enable_compilation_cache
-    compilation_cache.reset_cache()  # JAX asks once whether there is one
-    yield
-    compilation_cache.reset_cache()
-    jax.config.update("jax_enable_compilation_cache", before)
 
 
 def test_the_small_fine_tuning_is_compiled_for_a_tpu(cache_again, tmp_path):

@@ -13,25 +13,15 @@ import sys
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from pit_jax import cli, configfile, validation
 from pit_jax.perf import preflight, preflight_run, topology
 
 pytest.importorskip("libtpu", reason="libtpu is not installed (x86-64 Linux only)")
+pytestmark = pytest.mark.usefixtures("cache_again")
 
 DIGITS = ["preflight", "--config", "configs/digits.py:pit"]
 SMALL = ["--config.model.width=128", "--config.model.depth=3"]
-
-
-@pytest.fixture(autouse=True)
-def no_cache():
-    """Preflight switches the compilation cache off, for the rest of the process."""
-    before = jax.config.jax_enable_compilation_cache
-    compilation_cache.reset_cache()  # JAX asks once whether there is one
-    yield
-    compilation_cache.reset_cache()
-    jax.config.update("jax_enable_compilation_cache", before)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ LOG="$ROOT/startup.log"
 DATA_DIR="$ROOT/data"
 REASON=""
 WORKER=""
+STARTED="" # from then on the log is the worker's to ship: an older one would replace it
 if [ -n "$WHEEL" ]; then PACKAGE="$PACKAGE @ file://$ROOT/launch/$WHEEL"; fi
 mkdir -p "$ROOT/launch"
 exec >>"$LOG" 2>&1 </dev/null
@@ -104,7 +105,7 @@ ended() { # at every exit
         ;;
     esac
   fi
-  ship
+  if [ "$code" != 0 ] || [ -z "$STARTED" ]; then ship; fi
   exit "$code"
 }
 trap 'ended $?' EXIT
@@ -139,6 +140,7 @@ running() {
 }
 if running; then
   echo "the worker runs already"
+  STARTED=yes
   exit 0
 fi
 
@@ -275,7 +277,6 @@ case "$DATA_MODE" in
   mount) mount_bucket ;;
   disk) mount_disk ;;
 esac
-ship
 
 # The worker ----------------------------------------------------------------------------
 
@@ -309,6 +310,7 @@ settings=("HOME=$HOME" "PATH=$ROOT/venv/bin:$PATH" PYTHONUNBUFFERED=1)
 if [ -n "$DATA_MODE" ]; then settings+=("TFDS_DATA_DIR=$DATA_DIR"); fi
 cd "$ROOT/launch"
 echo "starting the worker"
+ship
 if [ -d "$SYSTEM/run/systemd/system" ]; then
   systemctl reset-failed pit-jax 2>/dev/null || true
   # Its own unit, so that it outlives this script; SIGTERM to the first process alone, which
@@ -325,3 +327,4 @@ else
   env "${settings[@]}" nohup setsid "${run[@]}" >/dev/null 2>&1 &
   echo "$!" >"$ROOT/worker.pid"
 fi
+STARTED=yes

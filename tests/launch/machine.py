@@ -18,6 +18,11 @@ for word in "$@"; do
   case "$word" in --*) ;; *) words+=("$(file "$word")") ;; esac
 done
 if [ -e "$MACHINE/offline" ]; then echo 'ERROR: no network' >&2; exit 1; fi
+if [ -e "$MACHINE/slow-ship" ] && [ -e "$MACHINE/disk/worker.pid" ]; then
+  case "${words[0]}" in # arrives after all that the worker sends
+    */shipped.log) until grep -qs 'the worker ended' "${words[1]}"; do /bin/sleep 0.01; done ;;
+  esac
+fi
 case "$verb" in
   cp) mkdir -p "$(dirname "${words[1]}")" && cp "${words[0]}" "${words[1]}.$$" &&
       mv "${words[1]}.$$" "${words[1]}" ;;

@@ -217,7 +217,9 @@ def test_metadata_that_does_not_answer_is_asked_until_it_does(machine):
 
 
 def test_the_log_of_a_worker_that_fails_at_once_is_shipped(machine):
+    """Nor does what the script ships on its way out replace it."""
     machine.set("worker-fails")
+    machine.set("slow-ship")
     assert machine.boot(script()) == 0
     machine.idle()
     assert "exit code 1" in shipped(machine)

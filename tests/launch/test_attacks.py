@@ -11,14 +11,14 @@ from .supervised import a as a
 def test_a_run_is_not_done_because_others_than_process_0_are(a):
     """It writes the last checkpoint, the last rows and the result."""
     hung = ["deaf sleep=30", "exit=0"]
-    assert a.supervise(hung, ["exit=0", "exit=0"], finish_s=0.5) == 0
+    assert a.supervise(hung, ["exit=0", "exit=0"], finish_s=2.0) == 0
     assert a.attempts == 2
     assert a.said()[0].startswith("process 0: killed by SIGKILL. Starting again in 0.01 s; 4 more")
 
 
 def test_a_run_is_not_saved_because_others_than_process_0_say_so(a):
     a.on_line = lambda line: os.kill(os.getpid(), signal.SIGTERM) if line == "ready" else None
-    words = ["deaf sleep=0.4 print=ready sleep=30", "told=exit=75 sleep=30"]
+    words = ["deaf sleep=1 print=ready sleep=30", "told=exit=75 sleep=30"]
     assert a.supervise(words, grace_s=0.5) == 75
     assert a.said()[-1] == "did not save within 0.5 s and was killed; nothing is saved"
 

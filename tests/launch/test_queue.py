@@ -124,7 +124,7 @@ def test_patience_ends(service):
     service.fail("GetQueuedResource", grpc.StatusCode.UNAVAILABLE, "down", times=10_000)
     began = time.monotonic()
     assert "not reached" in refusal(client.get, "pit", kind=queue.Unreachable)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_a_server_that_is_gone_and_comes_back_on_its_port(service):

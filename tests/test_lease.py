@@ -89,6 +89,7 @@ def test_it_names_its_holder_and_is_gone_afterwards(place):
 
 
 def test_a_second_one_is_refused_at_once_and_told_by_whom(place):
+    watched = []
     with holder(place) as process:
         started = time.monotonic()
         with (
@@ -97,10 +98,11 @@ def test_a_second_one_is_refused_at_once_and_told_by_whom(place):
                 match=rf"is being written by process {process.pid} on host \S+, which renewed its"
                 r" lease \d s ago: end that run, or name another directory",
             ),
-            lease.held(at(place)),
+            lease.held(at(place), say=watched.append),
         ):
             pass
-        assert time.monotonic() - started < 20  # a wait would take the minute of its lease
+        assert not watched
+        assert time.monotonic() - started < 20
         assert content(place)["processes"][0]["pid"] == process.pid
 
 
@@ -108,8 +110,9 @@ def test_the_lease_of_a_killed_process_is_taken_at_once(place):
     with holder(place) as process:
         process.kill()
         process.wait()
-        started = time.monotonic()
-        with lease.held(at(place), "me"):
+        started, watched = time.monotonic(), []
+        with lease.held(at(place), "me", say=watched.append):
+            assert not watched
             assert time.monotonic() - started < 20  # a wait would take the minute of its lease
             assert content(place)["owner"] == "me"
 

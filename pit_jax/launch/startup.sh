@@ -105,7 +105,7 @@ ended() { # at every exit
         ;;
     esac
   fi
-  if [ "$code" != 0 ] || [ -z "$STARTED" ]; then ship; fi
+  if [ -z "$STARTED" ]; then ship; fi
   exit "$code"
 }
 trap 'ended $?' EXIT

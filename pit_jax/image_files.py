@@ -65,12 +65,11 @@ def _png(image: np.ndarray) -> bytes:
 
 def read(path: epath.Path) -> np.ndarray:
     """(S, S, 3) uint8."""
-    from PIL import Image
+    from pit_jax.data.decode import decode
 
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+        return decode(path.read_bytes(), 3)
+    except (OSError, ValueError) as error:
         raise StorageError(
             f"{path} cannot be read back ({error}): start again, it will be made anew"
         ) from None

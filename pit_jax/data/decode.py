@@ -6,10 +6,17 @@ coefficients (a block of 8×8 becomes 4×4, 2×2 or 1×1), and so less of everyt
 decoding. All other files go to PIL: what is no JPEG by its first bytes, whatever its name says
 (ImageNet holds a PNG called .JPEG), CMYK (ImageNet holds 22), and each JPEG that libjpeg-turbo
 complains of. So PIL alone decides what is broken, at any scale.
+
+Of a PNG PIL is handed nothing but what makes its pixels: it refuses whole images for the sake
+of a text or a colour profile that is large or damaged, and looks at no checksum of the pixels.
+
+Levels of 16 bits become their high byte: 16-bit RGB is that in PIL, and grey in OpenCV and in
+TensorFlow's decode_png. Of 32 bits and of floats no range is known; they are refused.
 """
 
 import io
 import struct
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +26,8 @@ from PIL import Image
 from pit_jax.data.resize import View
 
 _JPEG = b"\xff\xd8\xff"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_BITS_PER_SAMPLE = 258  # TIFF's tag
 
 
 class Undecodable(ValueError):
@@ -40,7 +49,8 @@ def decode(
       (H, W, channels) uint8, or of the view's size.
 
     Raises:
-      Undecodable: if the file is broken, or far too large to be meant.
+      Undecodable: if the file is broken, far too large to be meant, or has levels of a range
+        that nobody knows.
     """
     if data[:3] == _JPEG:
         try:
@@ -60,8 +70,13 @@ def kind(data: bytes) -> str:
             return "JPEG"
         names = {"Gray": "greyscale JPEG", "CMYK": "CMYK JPEG", "YCCK": "CMYK JPEG"}
         return names.get(colours, "JPEG")
-    with Image.open(io.BytesIO(data)) as image:
+    with opened(data) as image:
         return image.format or "unknown format"
+
+
+def opened(data: bytes) -> Image.Image:
+    """An image file as PIL opens it; see the head of this file about PNGs."""
+    return Image.open(io.BytesIO(_pixels_of_png(data) if data[:8] == _PNG else data))
 
 
 class _Unsuited(Exception):
@@ -98,7 +113,7 @@ def _jpeg(
 
 def _any(data: bytes, channels: int) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(data) as image:
             return as_channels(image, channels)
     except (
         *(OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error),  # PIL's readers'
@@ -109,10 +124,73 @@ def _any(data: bytes, channels: int) -> np.ndarray:
 
 
 def as_channels(image: Image.Image, channels: int) -> np.ndarray:
-    """A PIL image of any mode as (H, W, channels) uint8; transparency becomes white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    """A PIL image of any mode as (H, W, channels) uint8; transparency becomes white.
+
+    Raises:
+      Undecodable: if nobody knows which of its levels is white.
+    """
+    image = _of_eight_bits(image)
+    if image.mode in ("La", "RGBa"):  # colours multiplied by their opacity
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     array = np.asarray(image.convert("RGB" if channels == 3 else "L"))
     return array.reshape(*array.shape[:2], channels)
+
+
+def _of_eight_bits(image: Image.Image) -> Image.Image:
+    """The image itself, or of levels of up to 16 bits their highest eight: "L", or "LA"."""
+    wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if image.mode in ("I", "F") and not wide:
+        kind = "floats" if image.mode == "F" else "32-bit integers"
+        raise Undecodable(f"its levels are {kind}, of no known range: save it with 8 or 16 bits")
+    if not wide:
+        return image
+    levels = np.asarray(image)
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]  # a TIFF may have 12
+    grey = Image.fromarray((levels >> (bits - 8)).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if clear is not None:
+        grey.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _pixels_of_png(data: bytes) -> bytes:
+    """A PNG without the chunks that make no pixel; the checksums of the others hold.
+
+    Raises:
+      Undecodable: if they do not, or the file is no row of chunks.
+    """
+    kept, at, grey_bits, clear_is_lost = [_PNG], len(_PNG), 0, False
+    while len(data) - at >= 8:
+        length, name = struct.unpack(">I4s", data[at : at + 8])
+        end = at + length + 12
+        if not name.isalpha():
+            raise Undecodable(f"broken PNG file: byte {at:,} begins no chunk")
+        if name[:1].isupper() or name == b"tRNS":  # critical, or says which colour is clear
+            chunk = data[at:end]
+            if len(chunk) < length + 12:
+                raise Undecodable("PNG file is truncated")
+            if struct.pack(">I", zlib.crc32(chunk[4:-4])) != chunk[-4:]:
+                raise Undecodable(f"broken PNG file: {name.decode()} differs from its checksum")
+            if name == b"IHDR" and length == 13:
+                depth, colour = chunk[16], chunk[17]
+                grey_bits = depth if colour == 0 else 0
+                clear_is_lost = depth == 16 and colour == 2  # PIL drops the lower bytes
+            if name == b"tRNS" and clear_is_lost:
+                raise Undecodable("16-bit colours of which one is transparent are not read")
+            if name == b"tRNS" and grey_bits in (2, 4):  # whose levels PIL spreads, but not this
+                level = struct.unpack(">H", chunk[8:10])[0] * 255 // (2**grey_bits - 1)
+                chunk = _chunk(name, struct.pack(">H", level))
+            kept.append(chunk)
+        at = end
+        if name == b"IEND":
+            break
+    return b"".join(kept)
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(name + content)
+    return struct.pack(">I4s", len(content), name) + content + struct.pack(">I", checksum)

@@ -32,6 +32,11 @@ class TensorFlowDataset(Encoded):
         kinds = [features[key] for key in keys]
         if len(keys) != 2 or type(kinds[0]) is not tfds.features.Image:
             raise ConfigError(f"{data.name} is no set of images and labels")
+        if kinds[0].np_dtype == np.float32:  # kept as the four bytes of each, in a PNG's colours
+            raise ConfigError(
+                f"images of {data.name} are of float32 levels, whose range is not known: prepare"
+                " them with levels of 8 or 16 bits"
+            )
         self._image, self._label = keys
         self.has_depth = type(kinds[1]) is tfds.features.Tensor and len(kinds[1].shape) == 2
         if isinstance(kinds[1], tfds.features.ClassLabel):

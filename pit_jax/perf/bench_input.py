@@ -21,7 +21,7 @@ from PIL import Image
 from pit_jax import configfile
 from pit_jax.config import label
 from pit_jax.data import resize, sources
-from pit_jax.data.decode import Undecodable, decode
+from pit_jax.data.decode import Undecodable, as_channels, decode, opened
 from pit_jax.data.pipeline import Reader
 from pit_jax.data.prepared import NotPrepared
 from pit_jax.errors import ConfigError
@@ -194,8 +194,9 @@ def photographs(height: int, width: int, count: int) -> list[bytes]:
 
 def _pil(data: bytes, channels: int, choose: Callable) -> np.ndarray:
     """The same view by PIL alone, from the whole image."""
-    with Image.open(io.BytesIO(data)) as image:
-        picture = image.convert("RGB" if channels == 3 else "L")
+    with opened(data) as image:
+        array = as_channels(image, channels)
+    picture = Image.fromarray(array[..., 0] if channels == 1 else array)
     view = choose((picture.height, picture.width))
     if view.box != (0, 0, *picture.size):
         picture = picture.crop(view.box)
@@ -218,7 +219,7 @@ def _position(turn: int, number: int, files: int) -> int:
 
 
 def _kind(data: bytes) -> str:
-    with Image.open(io.BytesIO(data)) as image:
+    with opened(data) as image:
         return f"{image.mode} {image.format}"
 
 

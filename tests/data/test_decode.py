@@ -1,7 +1,10 @@
 """Pixels of image files against PIL's, at full size and scaled, and what is broken."""
 
 import io
+import struct
+import zlib
 
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
@@ -181,3 +184,147 @@ def test_damage_never_shows_as_anything_else(photos):
         except Undecodable:
             broken += 1
     assert 0 < broken < 300
+
+
+# Levels of 16 bits and more -----------------------------------------------------------------
+
+
+def deep(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 2**16, shape, dtype=np.uint16)
+
+
+def saved(array: np.ndarray, form: str, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, form, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(9, 7), (9, 7, 3)])
+def test_levels_of_16_bits_are_opencvs(shape, channels):
+    """OpenCV writes the file and reads it back in 8 bits; grey of colours is PIL's to a level."""
+    data = cv2.imencode(".png", deep(*shape))[1].tobytes()
+    wanted = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    if channels == 1:
+        wanted = np.asarray(Image.fromarray(wanted).convert("L"))[..., None]
+    found = decode(data, channels)
+    np.testing.assert_array_equal(found, wanted)
+    assert len(np.unique(found)) > 30
+
+
+@pytest.mark.parametrize("form", ["PNG", "PPM", "TIFF", "TIFF, other byte order"])
+def test_16_bits_become_their_high_byte_in_any_file(form):
+    levels = deep(9, 7)
+    if "order" in form:
+        levels, file = levels.astype(">u2"), io.BytesIO()
+        Image.frombytes("I;16B", (7, 9), levels.tobytes()).save(file, "TIFF")
+        data = file.getvalue()
+    else:
+        data = saved(levels, form)
+    for channels in (1, 3):
+        found = decode(data, channels)
+        np.testing.assert_array_equal(found, np.repeat((levels >> 8)[..., None], channels, 2))
+
+
+@pytest.mark.parametrize("array", [np.full((5, 5), 0.5, np.float32), np.full((5, 5), 9, np.int32)])
+def test_levels_of_no_known_range_are_refused(array):
+    with pytest.raises(Undecodable, match="of no known range: save it with 8 or 16 bits"):
+        decode(saved(array, "TIFF"), 1)
+
+
+def png(depth: int, colour: int, rows: list[bytes], *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of rows of packed levels, with further chunks before the pixels."""
+    width = 8 * len(rows[0]) // (depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour])
+    header = struct.pack(">2I5B", width, len(rows), depth, colour, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    found = [(b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(map(chunk, *zip(*found, strict=True)))
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + checksum
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_the_transparent_level_of_grey_is_white_at_any_depth(depth):
+    """Level 0 is the clear one, of levels 0 and the next highest."""
+    bits = f"{0:0{depth}b}{2**depth - 2 if depth > 1 else 0:0{depth}b}" * 8
+    row = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    data = png(depth, 0, [row], (b"tRNS", struct.pack(">H", 0)))
+    darker = {1: 255, 2: 170, 4: 238, 8: 254, 16: 255}[depth]
+    assert decode(data, 1)[0, :2, 0].tolist() == [255, darker]
+    clear = struct.pack(">H", 2**depth - 2 if depth > 1 else 1)
+    data = png(depth, 0, [row], (b"tRNS", clear))
+    assert decode(data, 1)[0, :2, 0].tolist() == [0, 255 if depth > 1 else 0]
+
+
+@pytest.mark.parametrize("colour", [4, 6])
+def test_opacity_of_16_bits_blends_with_white(colour):
+    levels = deep(5, 6, {4: 2, 6: 4}[colour])
+    data = png(16, colour, [row.astype(">u2").tobytes() for row in levels])
+    colours, opacity = levels[..., :-1] / 65535, levels[..., -1:] / 65535
+    wanted = np.broadcast_to(255 * (colours * opacity + 1 - opacity), (5, 6, 3))
+    assert np.abs(decode(data, 3) - wanted).max() < 2.5
+
+
+def test_a_transparent_16_bit_colour_is_refused():
+    """PIL keeps the high bytes alone: others of the same high bytes would turn white."""
+    data = png(16, 2, [bytes(6 * 4)], (b"tRNS", bytes(6)))
+    with pytest.raises(Undecodable, match="of which one is transparent"):
+        decode(data, 3)
+
+
+# What else a PNG holds ----------------------------------------------------------------------
+
+ROWS = [bytes(range(24 * n, 24 * n + 24)) for n in range(4)]  # 8 × 4 pixels
+DAMAGED = bytearray(chunk(b"tEXt", b"Comment\0words"))
+DAMAGED[12] ^= 1
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        chunk(b"zTXt", b"parameters\0\0" + zlib.compress(bytes(3 << 20))),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(3 << 20))),
+        chunk(b"zTXt", b"key\0\7words"),
+        chunk(b"tEXt", b"key\0" + b"w" * (1 << 20)) * 65,
+        chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(3 << 20))),
+        chunk(b"iCCP", b"profile\0\7nothing"),
+        chunk(b"iCCP", b"profile"),
+        chunk(b"gAMA", b"\0"),
+        chunk(b"pHYs", b""),
+        chunk(b"acTL", b"") + chunk(b"fcTL", bytes(26)) + chunk(b"fcTL", bytes(26)),
+        bytes(DAMAGED),
+    ],
+    ids=lambda further: f"{further[4:8].decode()}-{len(further)}",
+)
+@pytest.mark.parametrize("behind", [False, True])
+def test_what_makes_no_pixel_breaks_no_png(further, behind):
+    """Of each kind PIL refuses one at least, before the pixels or behind them."""
+    whole = png(8, 2, ROWS)
+    place = whole.index(b"IEND") - 4 if behind else whole.index(b"IDAT") - 4
+    data = whole[:place] + further + whole[place:]
+    np.testing.assert_array_equal(decode(data, 3), np.array(list(map(list, ROWS))).reshape(4, 8, 3))
+    assert module.kind(data) == "PNG"
+    if not behind:
+        with pytest.raises((ValueError, SyntaxError, IndexError, OSError)):
+            by_pil(data)
+
+
+@pytest.mark.parametrize(("depth", "colour"), [(8, 2), (8, 0), (8, 3), (16, 0)])
+def test_no_damaged_byte_of_a_png_changes_a_pixel(depth, colour):
+    """PIL alone overlooks damage to pixels whose stream still ends well."""
+    palette = [(b"PLTE", bytes(range(255, -1, -1)) * 3)] if colour == 3 else []
+    more = (b"tRNS", b"\0\x10\0\x20") if colour == 3 else (b"tEXt", b"a\0b")
+    data = png(depth, colour, [row[:6] for row in ROWS], *palette, more)
+    whole, noticed = decode(data, 3), 0
+    named = data.find(b"tRNS")  # by another name it is another chunk, and may be left out
+    for place in set(range(len(data))) - set(range(named, named + 4)):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x10
+        try:
+            np.testing.assert_array_equal(decode(bytes(damaged), 3), whole, str(place))
+        except Undecodable:
+            noticed += 1
+    assert 50 < noticed < len(data)

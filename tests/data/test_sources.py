@@ -112,6 +112,16 @@ def test_a_set_in_another_format_or_half_written_is_refused(data, tmp_path):
     assert "cannot be read" in refused(data)
 
 
+def test_a_set_of_float_images_is_refused(data, tmp_path):
+    """TensorFlow Datasets keeps each float as the four bytes of a PNG's colours and opacity."""
+    shutil.copytree(TFDS, tmp_path, dirs_exist_ok=True)
+    data.dir = str(tmp_path)
+    features = tmp_path / "tiny_digits" / "1.0.0" / "features.json"
+    text = features.read_text().replace('"uint8"', '"float32"')
+    features.write_text(text.replace('"3"', '"1"'))
+    assert "images of tiny_digits are of float32 levels, whose range is not known" in refused(data)
+
+
 def test_the_environment_names_the_default_directory(data, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", TFDS)
     data.dir = ""

@@ -76,6 +76,13 @@ def test_the_configs_own_files_are_measured_and_counted_where_they_are_here(
     assert "2 RGB JPEG, 1 L JPEG, 1 RGB PNG, 1 broken left out" in capsys.readouterr().out
 
 
+def test_pil_is_given_levels_of_16_bits_as_they_are_meant():
+    levels, file = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16, io.BytesIO()
+    Image.fromarray(levels).save(file, "PNG")
+    found = bench_input._pil(file.getvalue(), 1, lambda shape: resize.center_view(shape, 64))
+    np.testing.assert_array_equal(found[..., 0], levels >> 8)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("crop", ["resized", "none"])
 def test_both_sides_take_the_same_views(tmp_path, channels, crop, monkeypatch):

@@ -3,6 +3,8 @@
 `require(holds, line)` raises the line as a ConfigError unless it holds.
 """
 
+from collections.abc import Iterable
+
 from ml_collections import ConfigDict
 
 from pit_jax.config import DEPTH, FIELDS
@@ -13,6 +15,29 @@ from pit_jax.generative_demands import (
     check_diffusion,
 )
 from pit_jax.models.sizes import num_kept
+
+_PROBES = {"linear", "knn", "fewshot"}
+
+
+def reads_labels(c: ConfigDict, evaluations: Iterable[str] | None = None) -> bool | None:
+    """Whether the classes of images are looked at: by the task, True; else by probes among the
+    evaluations (by default those of `eval.what`), None: they do where there are two classes."""
+    names = c.eval.what if evaluations is None else evaluations
+    probed = c.data.num_classes > 1 and _PROBES.intersection(names)
+    return True if _tells_classes(c) else None if probed else False
+
+
+def _tells_classes(c: ConfigDict) -> bool:
+    return c.task == "classification" or (c.task == "diffusion" and c.diffusion.conditional)
+
+
+def check_labels(c: ConfigDict, require: Require) -> None:
+    diffusion = "config.diffusion.conditional=False, or 2 and more"
+    require(
+        c.data.num_classes > 1 or not _tells_classes(c),
+        f"config.data.num_classes=1 leaves task {c.task!r} nothing to tell apart: write"
+        f" {diffusion if c.task == 'diffusion' else 'how many classes there are, 2 or more'}",
+    )
 
 
 def check_classification(c: ConfigDict, require: Require) -> None:
@@ -129,7 +154,7 @@ def check_without_classes(c: ConfigDict, require: Require) -> None:
         f"{name}, which task {c.task!r} needs: write config.task='depth', or 'mae' to pre-train",
     )
     require(c.data.per_class == 0, f"{name}: leave config.data.per_class at 0")
-    probes = sorted({"linear", "knn", "fewshot"}.intersection(c.eval.what))
+    probes = sorted(_PROBES.intersection(c.eval.what))
     require(not probes, f"{name}, which config.eval.what={c.eval.what} needs for {probes}")
 
 

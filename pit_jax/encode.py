@@ -117,6 +117,8 @@ def encode(
     ]
     total = sum(len(writers[split].span(shard)) for split, shard in left)
     with metrics.Progress(total, f"latents of {config.data.name}", quiet=number > 0) as progress:
+        for line in (line for source in found.values() for line in source.passed_over):
+            progress.say(line)
         meter = metrics.Counted(progress, total)
         for split, shard in left:
             span = writers[split].span(shard)

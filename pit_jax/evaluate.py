@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from pit_jax import classifier
+from pit_jax import classifier, demands
 from pit_jax.data import pipeline, sources
 from pit_jax.evals.context import Context
 from pit_jax.evals.locality import evaluation as locality
@@ -56,6 +56,11 @@ def evaluate(
 
     unmeasured = () if config.eval.features else ("generation",)
     names = which or [name for name in task.evaluations() if name not in unmeasured]
+    labelled = demands.reads_labels(config, names) is not False
+    held_out = sources.load(config.data, config.data.eval_split, labelled)
+    for line in held_out.passed_over:
+        if writes:
+            say(line)
     with jax.set_mesh(mesh):
         require_room(names, config, task, steps)
         context = Context(
@@ -63,8 +68,8 @@ def evaluate(
             task=task,
             steps=steps,
             state=found.state,
-            held_out=read(sources.load(config.data, config.data.eval_split)),
-            training=lambda: read(sources.training(config.data)),
+            held_out=read(held_out),
+            training=lambda: read(sources.training(config.data, labelled)),
             draw=functools.partial(found.run.write_picture, found.number) if writes else None,
             record=functools.partial(found.run.write_record, found.number) if writes else None,
             say=say if writes else None,

@@ -190,7 +190,7 @@ FIELDS: dict[str, F] = {
     "data.per_class_seed": F(0, "which ones those are", low=0, high=2**32 - 1),
     "data.image_size": F(32, "side of the image the model sees, pixels", low=1, high=4096),
     "data.channels": F(3, "colour channels, 1 or 3; of latents as many as they have", low=1, high=4096),
-    "data.num_classes": F(10, "classes", low=2, high=10**7),
+    "data.num_classes": F(10, "classes; 1 where nobody reads labels", low=1, high=10**7),
     "data.mean": F(
         (0.5,), "mean subtracted from images in [0, 1], one value or one a channel", low=-1e3, high=1e3
     ),

@@ -71,7 +71,8 @@ def check_diffusion(c: ConfigDict, require: Require) -> None:
     require(
         s.guidance == 1 or (f.conditional and f.label_drop > 0),
         f"config.sample.guidance={s.guidance} needs a network that knows classes and was"
-        " trained without them at times: config.diffusion.conditional and .label_drop",
+        " trained without them at times (config.diffusion.conditional and .label_drop): write"
+        " config.sample.guidance=1",
     )
     interval = s.guidance_interval
     require(

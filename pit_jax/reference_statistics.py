@@ -69,7 +69,10 @@ def write(
     network = None if images else classifier.network(features, config.eval.resize, mesh)
     if network:
         network.check((data.image_size, data.image_size, data.channels), "images of the config")
-    source = sources.load(data, split) if split else sources.training(data)
+    if split:
+        source = sources.load(data, split, labelled=False)
+    else:
+        source = sources.training(data, labelled=False)
     whole = len(source)
     if count is not None:
         source = _spread(source, count)
@@ -99,6 +102,8 @@ def write(
                 for _ in coloured:
                     pass
             what = f"{shape[0]} images"
+    for line in source.passed_over if writes else ():
+        say(line)
     if skipped := pipeline.skipped(reader):
         say(skipped)
     if writes:

@@ -72,7 +72,8 @@ def measure(
         )
 
     def training_set() -> real_images.Images:
-        reader = pipeline.Reader(sources.training(config.data), config.data, train=False)
+        source = sources.training(config.data, labelled=False)
+        reader = pipeline.Reader(source, config.data, train=False)
         return len(reader), reference_statistics.batches(reader, mesh, config.data.workers)
 
     with jax.set_mesh(mesh):

@@ -16,6 +16,7 @@ from pit_jax import (
     checkpoint,
     claim,
     classifier,
+    demands,
     evaluate,
     metrics,
     rundir,
@@ -106,9 +107,10 @@ def _train(
     check_batch(config, dict(mesh.shape))
 
     # ---- 3. Data ---------------------------------------------------------------------
-    train_source = sources.training(config.data)
+    labelled = demands.reads_labels(config)
+    train_source = sources.training(config.data, labelled)
     train_reader = pipeline.Reader(train_source, config.data, train=True, seed=config.train.seed)
-    eval_source = sources.load(config.data, config.data.eval_split)
+    eval_source = sources.load(config.data, config.data.eval_split, labelled)
     eval_reader = pipeline.Reader(eval_source, config.data, train=False)
     batch_size = config.train.batch_size
     total = total_steps(config.train, len(train_reader))
@@ -121,7 +123,8 @@ def _train(
     steps = step.build(task, config, mesh, clock)
     with jax.set_mesh(mesh):
         attends = task.attends()
-        probes.require_room(config.eval.what, config, task, steps)
+        measures = probes.possible(config.eval.what, train_source)
+        probes.require_room(measures, config, task, steps)
     train_data = pipeline.Pipeline(
         train_reader, steps.batch_sharding, batch_size, config.data.workers
     )
@@ -145,6 +148,11 @@ def _train(
         stack.enter_context(jax.set_mesh(mesh))
         progress = stack.enter_context(metrics.Progress(total, label(config), quiet=not writes))
         say = progress.say
+        for line in dict.fromkeys(train_source.passed_over + eval_source.passed_over):
+            if writes:
+                progress.warn(line)
+        if left_out := [name for name in config.eval.what if name not in measures]:
+            say(f"{train_source.name} has no classes to tell apart: without {', '.join(left_out)}")
 
         # ---- 5. State: own checkpoint, another run's, its weights, or scratch ---------
         saved = checkpoint.Checkpoints(run, config.checkpoint.keep, config.checkpoint.keep_best)
@@ -239,7 +247,7 @@ def _train(
                 record = functools.partial(run.write_record, number)
                 now = dataclasses.replace(now, draw=draw, record=record, say=say)
             with meter.aside("eval"):
-                return evaluate.run(config.eval.what, now)
+                return evaluate.run(measures, now)
 
         number = first
         try:

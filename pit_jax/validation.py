@@ -72,6 +72,8 @@ def _check_together(c: ConfigDict) -> None:
     require(not wrong_size, str(wrong_size))
     if d.name.partition(":")[0] in DEPTH:
         demands.check_without_classes(c, require)
+    else:
+        demands.check_labels(c, require)
     given = [name for name in ("steps", "epochs", "examples") if t[name] is not None]
     require(
         len(given) == 1,

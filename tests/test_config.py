@@ -260,3 +260,23 @@ def test_config_json_is_plain_json(resolved):
     tree = json.loads(configfile.to_json(resolved))
     assert tree["model"]["width"] == 16
     assert tree["train"]["epochs"] is None
+
+
+def test_one_class_is_for_tasks_that_read_no_label():
+    """Unlabelled images; what only a probe would read is left out of the run."""
+    from pit_jax import demands
+
+    one = "--config.data.num_classes=1"
+    line = "num_classes=1 leaves task 'classification' nothing to tell apart: write how many"
+    assert line in refused([one])
+    line = "nothing to tell apart: write config.diffusion.conditional=False, or 2 and more"
+    assert line in refused([one], "configs/digits_diffusion.py:pit")
+    words = [one, "--config.diffusion.conditional=False"]
+    refusal = refused(words, "configs/digits_diffusion.py:pit")
+    assert refusal.endswith("write config.sample.guidance=1")
+    words += ["--config.sample.guidance=1"]
+    assert demands.reads_labels(configfile.load("configs/digits_diffusion.py:pit", words)) is False
+    for words, reads in (([], None), (["--config.eval.what=('loss',)"], False), ([one], False)):
+        mae = configfile.load("configs/digits_mae.py:pit", words)
+        assert demands.reads_labels(mae) is reads, words
+    assert demands.reads_labels(configfile.load("configs/digits.py:pit"), ()) is True

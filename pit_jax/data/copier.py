@@ -113,6 +113,8 @@ def copy(
         job = _Job(data, root, manifest, {split: x.shards for split, x in writers.items()})
         total = sum(len(writers[split].span(shard)) for split, shard in todo)
         with metrics.Progress(total, str(wanted), first="starting") as progress:
+            for line in (line for source in found.values() for line in source.passed_over):
+                progress.say(line)
             meter, enlarged = metrics.Counted(progress, total), 0
             kinds: collections.Counter[str] = collections.Counter()
 

@@ -120,6 +120,8 @@ class Reader:
         return example
 
     def _check_labels(self, labels: np.ndarray) -> None:
+        if not self.source.labelled:
+            return
         if labels.min() < 0 or labels.max() >= self.num_classes:
             raise ConfigError(
                 f"labels of {self.source.name} go from {labels.min()} to {labels.max()}, but"

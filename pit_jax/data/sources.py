@@ -1,7 +1,7 @@
 """Where images come from: random access by number, one image in its own size at a time.
 
 digits      scikit-learn's handwritten digits, always at hand
-folder      data.dir/<split>/<class>/<image file>; see folder.py
+folder      data.dir/<split>/<class>/<image file>, or without classes; see folder.py
 latents     what `pit-jax data latents` made of a set, in data.dir; see latents.py
 scenes      rendered here, with exact depth; see scenes.py
 NAME        any TensorFlow Datasets set, prepared as ArrayRecord; see prepared.py
@@ -48,6 +48,9 @@ class Source:
       native_shape: (H, W) if every image is known to have it, else None.
       record_shape: of float16 numbers that are stored instead of an image, else None.
       has_depth: whether every image comes with its depth.
+      labelled: whether anybody will read its labels.
+      passed_over: lines for people about what lies in the set's place and is not read, and
+        about classes that have nothing.
       corrupt: names of those found undecodable so far, where the config says to skip them.
     """
 
@@ -59,8 +62,10 @@ class Source:
     native_shape: tuple[int, int] | None = None
     record_shape: tuple[int, ...] | None = None
     has_depth = False
+    labelled = True
 
     def __init__(self) -> None:
+        self.passed_over: list[str] = []
         self.corrupt: list[str] = []
 
     def view(self, index: int, choose: Callable[[tuple[int, int]], View]) -> tuple | None:
@@ -88,18 +93,29 @@ class Source:
         return True
 
 
-def load(data: Any, split: str) -> Source:
+def load(data: Any, split: str, labelled: bool | None = True) -> Source:
     """The source that a config's `data` group names.
+
+    Args:
+      labelled: whether labels will be read; else the set may have any number of classes. None:
+        if it has more classes than one.
 
     Raises:
       ConfigError: if the set, the split or the class count is not there, saying what is.
     """
     source = open_split(data, split)
-    if source.num_classes != data.num_classes and not source.has_depth:
+    labelled = source.num_classes > 1 if labelled is None else labelled
+    if labelled and source.num_classes != data.num_classes and not source.has_depth:
+        found = f"{source.num_classes} class{'es' if source.num_classes > 1 else ''}"
         raise ConfigError(
-            f"config.data.num_classes={data.num_classes}, but {source.name} has"
-            f" {source.num_classes} classes"
+            "; ".join(
+                [
+                    f"config.data.num_classes={data.num_classes}, but {source.name} has {found}",
+                    *source.passed_over,
+                ]
+            )
         )
+    source.labelled = labelled
     return source
 
 
@@ -136,13 +152,13 @@ def open_split(data: Any, split: str) -> Source:
     return source
 
 
-def training(data: Any) -> Source:
+def training(data: Any, labelled: bool | None = True) -> Source:
     """The source that a config trains on: its training split, or `data.per_class` of it.
 
     Raises:
       ConfigError: as `load`, and if a class has fewer examples.
     """
-    source = load(data, data.split)
+    source = load(data, data.split, True if data.per_class else labelled)
     return few(source, data.per_class, data.per_class_seed) if data.per_class else source
 
 
@@ -214,7 +230,8 @@ class Part(Source):
         self.name, self.num_classes = name or whole.name, whole.num_classes
         self.native_shape, self.record_shape = whole.native_shape, whole.record_shape
         self.has_depth, self.copy = whole.has_depth, whole.copy
-        self.corrupt = whole.corrupt
+        self.labelled = whole.labelled
+        self.passed_over, self.corrupt = whole.passed_over, whole.corrupt
 
     def __len__(self) -> int:
         return len(self._numbers)

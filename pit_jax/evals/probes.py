@@ -55,14 +55,22 @@ def _of(context: Context) -> tuple[np.ndarray, ...]:
       ConfigError: if the set has no classes.
     """
     if not _has_classes(context.config):
-        name = context.config.data.name
-        raise ConfigError(f"config.data.name={name!r} has no classes that a probe could tell")
+        data = context.config.data
+        raise ConfigError(
+            f"config.data.name={data.name!r} has no classes that a probe could tell apart"
+            + (" (config.data.num_classes=1)" if data.num_classes == 1 else "")
+        )
     train, test = context.features
     return train.vectors, train.labels, test.vectors, test.labels
 
 
+def possible(names: Iterable[str], source: Any) -> list[str]:
+    """Those of the evaluations that the set has the classes for."""
+    return [name for name in names if name not in PROBES or source.labelled]
+
+
 def _has_classes(config: Any) -> bool:
-    return config.data.name.partition(":")[0] not in DEPTH
+    return config.data.name.partition(":")[0] not in DEPTH and config.data.num_classes > 1
 
 
 def require_room(names: Iterable[str], config: Any, task: Any, steps: Any) -> None:

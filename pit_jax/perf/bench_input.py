@@ -149,7 +149,7 @@ def _files(data: Any) -> tuple[_Files, str, bool, int]:
             " nothing to crop or resize"
         )
     try:
-        source = sources.load(data, data.split)
+        source = sources.load(data, data.split, labelled=False)
     except NotPrepared:
         bench.say(f"{data.name} is not here: JPEGs of {_WIDTH}×{_HEIGHT} are made of photographs")
         name = "two photographs of scikit-learn"

@@ -1,5 +1,6 @@
 """Where images come from, and the sentences that say what is missing."""
 
+import os
 import pathlib
 import pickle
 import shutil
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pit_jax.data import known, latent_writer, latents, pipeline, sources
+from pit_jax.data import copier, known, latent_writer, latents, pipeline, sources
 from pit_jax.data.resize import center_view, resize_center_crop
 from pit_jax.errors import ConfigError, StorageError
+from pit_jax.evals import probes
 from pit_jax.models.normalisation import Normalisation
 
 TFDS = "tests/fixtures/tfds"
+LAYOUT = "config.data.dir should hold <split>/<class>/<image file>"
 
 
 @pytest.fixture
@@ -145,6 +148,125 @@ def test_folders_are_classes(data, tmp_path):
     assert source[1][0].shape == (7, 9, 3)
     (tmp_path / "test" / "c").mkdir()
     assert "has a class folder 'c' that" in refused(data, "test")
+
+
+def files_in(folder: pathlib.Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("L", (3, 3)).save(folder / name, "PNG")
+
+
+def test_what_a_folder_holds_beside_its_images_is_said(data, tmp_path):
+    """One line a kind: how much, and an example; hidden folders are no classes."""
+    folder(data, tmp_path, ("a", "b", "none"))
+    train = tmp_path / "train"
+    (train / "none" / "x.PNG").unlink()
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        files_in(train / name, "x.png")
+    files_in(train / "a", "._x.png", ".DS_Store", "y.tif", "z.TIF")
+    files_in(train / "b" / "more", "1.png", "2.jpg", "notes")
+    files_in(train, "loose.png")
+    source = sources.load(data, "train")
+    assert (len(source), source.num_classes) == (2, 3)
+    assert source.passed_over == [
+        f"{train}: hidden folders passed over: 2, such as .ipynb_checkpoints",
+        f"{train}: images outside of class folders passed over: 1, such as loose.png",
+        f"{train}: hidden images passed over: 1, such as a/._x.png",
+        f"{train}: files of other suffixes passed over: 5, such as a/notes.txt",
+        f"{train}: images in folders of class folders passed over: 2, such as b/more/1.png",
+        f"{train} has no image of 1 of its 3 classes, such as none",
+    ]
+    assert sources.training(data).passed_over == source.passed_over
+    assert sources.Part(source, [0]).passed_over == source.passed_over
+
+
+def test_the_number_of_classes_is_explained_by_what_was_passed_over(data, tmp_path):
+    folder(data, tmp_path, ("a", "b", "none"))
+    files_in(tmp_path / "train" / ".thumbs", "x.png")
+    (tmp_path / "train" / "none" / "x.PNG").unlink()
+    data.num_classes = 2
+    message = refused(data)
+    assert "num_classes=2, but" in message
+    assert "has 3 classes; " in message
+    assert "hidden folders passed over: 1, such as .thumbs" in message
+    assert message.endswith("has no image of 1 of its 3 classes, such as none")
+
+
+def test_a_class_that_one_split_lacks_is_said(data, tmp_path):
+    folder(data, tmp_path)
+    shutil.rmtree(tmp_path / "test" / "b")
+    assert sources.load(data, "train").passed_over == [
+        f"{tmp_path}/train: files of other suffixes passed over: 2, such as a/notes.txt"
+    ]
+    lines = sources.load(data, "test").passed_over
+    assert lines[-1] == f"{tmp_path}/test has no image of 1 of its 2 classes, such as b"
+
+
+def test_class_folders_one_level_deeper_are_named_as_the_split_to_write(data, tmp_path):
+    data.update(name="folder", dir=str(tmp_path), num_classes=2)
+    for name in ("a", "b"):
+        files_in(tmp_path / "train" / "images" / name, "1.png")
+    assert "class folders seem to lie in train/images, name that as split" in refused(data)
+    data.split = "train/images"
+    assert len(sources.load(data, data.split)) == 2
+
+
+def test_images_without_classes_are_read_where_nobody_reads_labels(data, tmp_path):
+    data.update(name="folder", dir=str(tmp_path), num_classes=1)
+    files_in(tmp_path / "train", "1.png", "2.png", "._2.png", "notes.txt")
+    source = sources.load(data, "train")
+    assert [source[i][1] for i in range(len(source))] == [0, 0]
+    assert source.example_name(1) == f"{tmp_path}/train/2.png"
+    assert len(source.passed_over) == 2
+    data.num_classes = 7
+    assert "num_classes=7, but" in refused(data)
+    for labelled in (False, None):  # None: probes alone would read them
+        source = sources.load(data, "train", labelled)
+        assert probes.possible(["loss", "knn", "linear"], source) == ["loss"]
+    folder(data, tmp_path / "more")
+    source = sources.load(data, "train", None)
+    assert probes.possible(["loss", "knn"], source) == ["loss", "knn"]
+    data.num_classes = 7
+    with pytest.raises(ConfigError, match="num_classes=7, but"):
+        sources.load(data, "train", None)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_any_number_of_classes_will_do_where_nobody_reads_labels(data, tmp_path, held):
+    folder(data, tmp_path, ("a", "b", "c"))
+    data.update(num_classes=1, image_size=8, in_memory_gb=float(held))
+    assert "has 3 classes" in refused(data)
+    reader = pipeline.Reader(sources.load(data, "train", labelled=False), data, train=True)
+    assert sorted(reader(np.arange(3), np.arange(3))["label"]) == [0, 1, 2]
+
+
+def test_a_folder_of_images_without_splits_says_how_to_read_it(data, tmp_path):
+    files_in(tmp_path, "1.png", "2.png")
+    data.update(name="folder", dir=str(tmp_path), num_classes=1)
+    assert f"{tmp_path} itself holds images: to read those write '.' as the split" in refused(data)
+    data.split = "."
+    assert len(sources.load(data, ".")) == 2
+    files_in(tmp_path / "val" / "a", "1.png")
+    data.split = "train"
+    assert f"No such file or directory; {LAYOUT}. {tmp_path} holds val" in refused(data)
+
+
+def test_folders_that_may_not_be_read_are_told_in_one_line(data, tmp_path, monkeypatch):
+    """Root may read everything: scandir is told to be another user's."""
+    folder(data, tmp_path)
+    real = os.scandir
+
+    def scandir(path):
+        if pathlib.Path(path).name == denied:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for denied in ("train", "b"):
+        with pytest.raises(StorageError, match=rf"{denied} cannot be read: Permission denied$"):
+            sources.load(data, "train")
+        with pytest.raises(StorageError, match="cannot be read"):
+            copier.copy("folder", 4, directory=str(tmp_path), workers=1)
 
 
 def test_empty_folders_are_refused(data, tmp_path):

@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import pytest
+from ml_collections import ConfigDict
 
 from pit_jax import config, configfile, lengths, validation
 from pit_jax.errors import ConfigError
@@ -260,3 +261,8 @@ def test_config_json_is_plain_json(resolved):
     tree = json.loads(configfile.to_json(resolved))
     assert tree["model"]["width"] == 16
     assert tree["train"]["epochs"] is None
+
+
+def test_no_field_is_called_as_what_a_config_can_do():
+    """`config.data.keys` would be the method of that name."""
+    assert not [name for name in config.FIELDS if hasattr(ConfigDict, name.split(".")[-1])]

@@ -50,7 +50,7 @@ def load(workdir: str, mesh: Mesh) -> Network:
 
     def vectors(params: Any, batch: dict, extra: jax.Array) -> dict[str, jax.Array]:
         del extra
-        images = task.normalise(batch["image"])
+        images = task.normalise(batch)
         return {"pool": task.represent(params, images).astype(jax.numpy.float32)}
 
     read = found.steps.read(vectors)

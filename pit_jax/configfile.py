@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -71,14 +71,35 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 
 def from_json(text: str) -> ConfigDict:
-    """The config in a run directory's config.json; every field is checked."""
+    """The config in a run directory's config.json; every field is checked.
+
+    What it does not say is at its default, or as it was before there was such a field.
+    """
     try:
         tree = json.loads(text)
         if not isinstance(tree, dict):
             raise ConfigError("not a config: the JSON file should hold an object")
-        return _checked(flatten(tree))
+        fields = flatten(tree)
+        return _checked(fields_before(fields) | fields)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"not a config: {_one_line(error)}") from None
+
+
+def fields_before(said: Iterable[str]) -> dict[str, Any]:
+    """The fields that a config.json which says only these was written before, as they were then."""
+    return {
+        name: field.before
+        for name, field in FIELDS.items()
+        if field.before is not None and name not in said
+    }
+
+
+def said(spec: str) -> Iterable[str]:
+    """The names of the fields that a config.json says; all of one that `load` cannot read."""
+    try:
+        return flatten(json.loads(_read(spec)))
+    except (ValueError, RecursionError, AttributeError):
+        return FIELDS
 
 
 def to_json(config: ConfigDict) -> str:

@@ -205,6 +205,13 @@ FIELDS: dict[str, F] = {
         low=0.1,
         high=1.0,
     ),
+    "data.keyed_by": F(
+        "index",
+        "what an image's own draws in evaluation and its .permutation.per_image are functions of:"
+        " its number in the data set, or its pixels, by which equal pictures draw alike",
+        choices=("index", "pixels"),
+        before="pixels",
+    ),
     # permutation of pixels, after augmentation, before patches are cut
     "data.permutation.swaps": F(
         0, "pairs of pixels that trade places, no pixel twice; 0 = none", low=0
@@ -216,7 +223,7 @@ FIELDS: dict[str, F] = {
     "data.permutation.per_image": F(
         False,
         "False: the same pairs in all images of both splits; True: other pairs in each, a"
-        " function of the seed and of the image's pixels before augmentation",
+        " function of the seed and of the image's number in its split, the same in every epoch",
     ),
     # augmentation, inside the jitted training step
     "data.augmentation.crop": F(

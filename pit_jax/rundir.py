@@ -33,7 +33,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from pit_jax import configfile, files, runvalues
-from pit_jax.config import flatten
+from pit_jax.config import assign, flatten
 from pit_jax.errors import ConfigError, StorageError
 from pit_jax.mirror import Mirror
 from pit_jax.rows import Rows
@@ -121,7 +121,7 @@ class RunDir:
         Raises:
           ConfigError: naming every field that differs and may not.
         """
-        old, new = flatten(self.config()), flatten(config)
+        old, new = flatten(self.config()), flatten(self.as_begun(config))
         differs = [
             f"config.{name} was {old[name]!r}, now {new[name]!r}"
             for name in new
@@ -132,6 +132,21 @@ class RunDir:
                 f"{self.path} already holds another run: {'; '.join(differs)}."
                 " Use another --workdir, or the config it was started with"
             )
+
+    def as_begun(self, config: ConfigDict) -> ConfigDict:
+        """`config` with what came after this run was begun as it was then.
+
+        A field that config.json does not say, because there was none, is not for the config file
+        to decide, which may say another value today. Of a directory without a run `config`.
+        """
+        if not self.exists():
+            return config
+        said = configfile.said(str(self.path / "config.json"))
+        if before := configfile.fields_before(said):
+            config = config.copy_and_resolve_references()
+            for name, value in before.items():
+                assign(config, name, value)
+        return config
 
     def config(self) -> ConfigDict:
         """The resolved config of the run that was started here.

@@ -72,6 +72,7 @@ def train(
     """
     # ---- 1. The run directory: the same run or a new one, and nobody else's ----------
     run = rundir.RunDir(workdir)
+    config = run.as_begun(config)
     if leader.by_process_0(lambda: run.status().get("state", "").encode()) != b"done":
         generation.check_start(config, classifier.network, devices)
     origin = None

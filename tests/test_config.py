@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import pytest
+from ml_collections import ConfigDict
 
 from pit_jax import config, configfile, lengths, validation
 from pit_jax.errors import ConfigError
@@ -280,3 +281,8 @@ def test_one_class_is_for_tasks_that_read_no_label():
         mae = configfile.load("configs/digits_mae.py:pit", words)
         assert demands.reads_labels(mae) is reads, words
     assert demands.reads_labels(configfile.load("configs/digits.py:pit"), ()) is True
+
+
+def test_no_field_is_called_as_what_a_config_can_do():
+    """`config.data.keys` would be the method of that name."""
+    assert not [name for name in config.FIELDS if hasattr(ConfigDict, name.split(".")[-1])]

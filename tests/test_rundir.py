@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pit_jax import config, rundir
+from pit_jax import config, rundir, values
 from pit_jax.errors import ConfigError
 
 
@@ -105,3 +105,38 @@ def test_environment_is_one_entry_a_start(run):
     assert first["versions"]["jax"] == jax.__version__
     assert first["device_count"] == 1
     assert {"commit", "uncommitted", "command", "mesh"} <= set(first)
+
+
+@pytest.fixture
+def begun_before(run, resolved) -> rundir.RunDir:
+    """A run whose config.json was written before there was `data.keyed_by`."""
+    tree = resolved.to_dict()
+    del tree["data"]["keyed_by"]
+    (run.path / "config.json").write_text(json.dumps(tree))
+    return run
+
+
+def test_a_run_goes_on_as_it_was_begun_whatever_came_later(begun_before, resolved):
+    field = config.FIELDS["data.keyed_by"]
+    assert begun_before.config().data.keyed_by == field.before != field.default
+    begun_before.check_same(resolved)
+    goes_on = begun_before.as_begun(resolved)
+    assert goes_on.data.keyed_by == field.before
+    assert resolved.data.keyed_by == field.default  # the caller's stays what it is
+    resolved.optim.lr = 0.5  # all else is refused as ever
+    with pytest.raises(ConfigError, match=r"config.optim.lr was .* now 0.5"):
+        begun_before.check_same(resolved)
+
+
+def test_a_run_of_today_is_not_taken_for_an_old_one(run, resolved, tmp_path):
+    assert run.as_begun(resolved) is resolved
+    assert rundir.RunDir(tmp_path / "new").as_begun(resolved) is resolved
+    resolved.data.keyed_by = "pixels"
+    with pytest.raises(ConfigError, match=r"config.data.keyed_by was 'index', now 'pixels'"):
+        run.check_same(resolved)
+
+
+def test_what_a_field_was_before_is_a_value_it_may_have():
+    for name, field in config.FIELDS.items():
+        if field.before is not None:
+            assert values.check_value(name, field.before) == field.before

@@ -63,13 +63,15 @@ class Reader:
 
         Returns:
           {"image": (n, S, S, C) uint8 or (n, flips, 2, h, w, c) float16, "label": (n,)
-          int32, "mask": (n,) float32}; the mask is 0 where an image could not be decoded and
-          the config says to skip it. Of a set with depth also {"depth": (n, S, S) float32}.
+          int32, "index": (n,) int32, "mask": (n,) float32}; the index is the example's number
+          in the source, whatever is skipped; the mask is 0 where an image could not be decoded
+          and the config says to skip it. Of a set with depth also {"depth": (n, S, S) float32}.
         """
+        number = self.kept[indices].astype(np.int32)
         if self.held:
             held = {"image": self.images[indices], "label": self.labels[indices]}
             held |= {"depth": self.depths[indices]} if self.depth_shape else {}
-            return held | {"mask": np.ones(len(indices), np.float32)}
+            return held | {"index": number, "mask": np.ones(len(indices), np.float32)}
         image = np.zeros((len(indices), *self.shape), self.dtype)
         label, mask = np.zeros(len(indices), np.int32), np.zeros(len(indices), np.float32)
         depth = np.zeros((len(indices), *(self.depth_shape or ())), np.float32)
@@ -81,7 +83,7 @@ class Reader:
                 if self.depth_shape:
                     (depth[row],) = rest
         self._check_labels(label)
-        found = {"image": image, "label": label, "mask": mask}
+        found = {"image": image, "label": label, "index": number, "mask": mask}
         return found | {"depth": depth} if self.depth_shape else found
 
     def note_corrupt(self, indices: np.ndarray) -> None:

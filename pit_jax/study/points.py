@@ -46,6 +46,11 @@ class Point:
         """Whether this config, of a run that is there, is this point's."""
         return identity(config, self.swept, self.needs) == self.digest
 
+    def is_of(self, run: RunDir) -> bool:
+        """The same of the run itself, which an older version may have begun."""
+        begun = identity(run.as_begun(self.config), self.swept, self.needs)
+        return dataclasses.replace(self, digest=begun).same(run.config())
+
     def record(self) -> dict[str, Any]:
         """The point as sweep.json holds it."""
         return {
@@ -118,7 +123,9 @@ def point(
     for name, other in needs.items():
         assign(config, name, str(RunDir(workdir).path / other.directory))
     made = Point(index, label, overrides, config, digest, directory, needs, swept)
-    known = {run.path.name: run for run in there.get(digest[:8], ())}
+    before = identity(_without_later(config), swept, needs)  # by a version that knew no such fields
+    called = dict.fromkeys((digest[:8], before[:8]))
+    known = {run.path.name: run for name in called for run in there.get(name, ())}
     if directory not in known:
         own = (name for name, run in known.items() if _is_of(made, run))
         made = dataclasses.replace(made, directory=next(own, directory))
@@ -141,9 +148,18 @@ def _directories(workdir: RunDir) -> dict[str, list[RunDir]]:
 def _is_of(point: Point, run: RunDir) -> bool:
     """Whether a run that is there is the point's."""
     try:
-        return run.exists() and point.same(run.config())
+        return run.exists() and point.is_of(run)
     except PitError:
         return False
+
+
+def _without_later(config: ConfigDict) -> ConfigDict:
+    """A copy with the fields that came later, and changed what runs are, at their default."""
+    config = config.copy_and_resolve_references()
+    for name, field in FIELDS.items():
+        if field.before is not None:
+            assign(config, name, field.default)
+    return config
 
 
 def identity(config: ConfigDict, swept: Iterable[str], needs: Mapping[str, Point]) -> str:

@@ -79,7 +79,7 @@ class SweepDir:
         """Whether the point's run ended well, and is this point's."""
         run = self.run(point)
         with contextlib.suppress(ConfigError):
-            return run.status().get("state") == "done" and point.same(run.config())
+            return run.status().get("state") == "done" and point.is_of(run)
         return False
 
     # Starting -------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class Autoencoder(ImageTask):
         "mse" and "psnr" are those of images in [0, 1]; "latent_mean" and "latent_square" are
         the mean of a sample's latents and of their squares.
         """
-        images = self.normalise(batch["image"])
+        images = self.normalise(batch)
         found, mean, std, terms = self._apply(params, images)
         error = jnp.square((jnp.clip(found, -1, 1) - images) / 2).mean((1, 2, 3))
         values = terms | {
@@ -88,7 +88,7 @@ class Autoencoder(ImageTask):
         """
         del extra
         batch = {name: x[: self.config.eval.pictures] for name, x in batch.items()}
-        found, _, _ = self.model.apply({"params": params}, self.normalise(batch["image"]))
+        found, _, _ = self.model.apply({"params": params}, self.normalise(batch))
         return {
             "original": batch["image"].astype(jnp.float32),
             "reconstructed": jnp.clip(127.5 * (found + 1), 0, 255),

@@ -55,7 +55,7 @@ class Autoregressive(ImageTask):
         "bits_per_dim" is that of the quantised image: log2 of its colour's improbability, a
         number (pixels × channels).
         """
-        nats = self._nats(params, self.sequence(self.normalise(batch["image"])))
+        nats = self._nats(params, self.sequence(self.normalise(batch)))
         values = {"loss": nats, "bits_per_dim": self._bits(nats), "examples": jnp.ones_like(nats)}
         # where, not a product: a filling row may hold anything
         return {k: jnp.where(batch["mask"] > 0, v, 0).sum() for k, v in values.items()}

@@ -46,15 +46,15 @@ class Classification(ImageTask):
 
     def evaluate(self, params: Any, batch: dict) -> dict[str, jax.Array]:
         """Sums over the real rows of a batch; "examples" counts them."""
-        logits = self.predict(params, batch["image"])
+        logits = self.predict(params, batch)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         values = _hits(logits, batch["label"]) | {"loss": losses, "examples": jnp.ones_like(losses)}
         # where, not a product: a filling row may hold anything
         return {k: jnp.where(batch["mask"] > 0, v, 0).sum() for k, v in values.items()}
 
-    def predict(self, params: Any, images: jax.Array) -> jax.Array:
-        """Logits (B, classes) of uint8 images (B, S, S, C)."""
-        return self.model.apply({"params": params}, self.normalise(images))
+    def predict(self, params: Any, batch: dict) -> jax.Array:
+        """Logits (B, classes) of a batch's uint8 images (B, S, S, C)."""
+        return self.model.apply({"params": params}, self.normalise(batch))
 
     def outputs(self, params: Any, batch: dict) -> tuple[jax.Array, jax.Array]:
         """Logits of an augmented batch and its mean loss, without dropout."""

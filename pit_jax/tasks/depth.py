@@ -38,11 +38,12 @@ class Depth(ImageTask):
         return model.init(key, jnp.zeros(self.image_shape()))["params"]
 
     def augment(self, batch: dict, key: jax.Array) -> dict:
-        """uint8 images and depth → {"image": float32, "depth": moved with it, "stored": the
-        uint8 images}."""
+        """uint8 images and depth → {"image": float32, "depth": moved with it, "stored": what
+        decides an image's permutation}."""
         image, _ = self.augmented(batch, key)
         moved = augment_depth(batch["depth"], key, self.config.data.augmentation)
-        return {"image": image, "depth": moved, "stored": batch["image"]}
+        stored = {name: batch[name] for name in ("image", "index") if name in batch}
+        return {"image": image, "depth": moved, "stored": stored}
 
     def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         """Mean loss of an augmented batch, and "rmse" in metres over its known pixels."""
@@ -55,7 +56,7 @@ class Depth(ImageTask):
 
     def evaluate(self, params: Any, batch: dict) -> dict[str, jax.Array]:
         """Sums over the real rows of a batch, as evals/depth.py wants them; "examples" counts."""
-        found = self._log_depth(params, self.normalise(batch["image"]), batch["image"])
+        found = self._log_depth(params, self.normalise(batch), batch)
         losses, known = self._losses(found, batch["depth"])
         values = sums(self._metres(found), batch["depth"], known)
         values |= {"loss": losses, "with_depth": known.any((1, 2)).astype(jnp.float32)}
@@ -73,7 +74,7 @@ class Depth(ImageTask):
         """
         del extra
         batch = {name: x[: self.config.eval.pictures] for name, x in batch.items()}
-        found = self._log_depth(params, self.normalise(batch["image"]), batch["image"])
+        found = self._log_depth(params, self.normalise(batch), batch)
         return {
             "image": batch["image"],
             "depth": jnp.where(self._known(batch["depth"]), batch["depth"], 0),
@@ -99,13 +100,13 @@ class Depth(ImageTask):
         return encoder.apply({"params": params}, images, mutable=mutable)
 
     def _log_depth(
-        self, params: Any, images: jax.Array, stored: jax.Array, key: jax.Array | None = None
+        self, params: Any, images: jax.Array, batch: dict, key: jax.Array | None = None
     ) -> jax.Array:
         """(B, S, S) float32; a key means training. Where pixels are permuted the model answers
         at their new places, which is undone: every loss and metric is of the image itself."""
         train, rngs = key is not None, {} if key is None else {"dropout": key}
         found = self.model.apply({"params": params}, images, train=train, rngs=rngs)
-        return self.permuted(found[..., None], stored)[..., 0]
+        return self.permuted(found[..., None], batch)[..., 0]
 
     def _known(self, depths: jax.Array) -> jax.Array:
         return (depths > self.config.depth.nearest) & (depths <= self.config.depth.farthest)

@@ -32,7 +32,8 @@ class Diffusion(ImageTask):
     posterior, as it is and of the image flipped; a training step draws from one of the two.
 
     Everything random of a training example is drawn from (seed, step, example). A held-out
-    example's noise and time are functions of its own numbers: the same at every evaluation.
+    example's noise and time are functions of its number in the split: the same at every
+    evaluation.
     """
 
     def __init__(self, config: Any):
@@ -71,11 +72,11 @@ class Diffusion(ImageTask):
         """Of what the network sees of one image, as a batch."""
         return super().batch_shapes(1)["image"].shape
 
-    def normalise(self, images: jax.Array) -> jax.Array:
+    def normalise(self, batch: dict) -> jax.Array:
         """What is stored of images as the network sees it, float32; of latents the mean."""
         if not self.stored:
-            return super().normalise(images)
-        return self.normalisation.apply(images[:, 0, 0].astype(jnp.float32))
+            return super().normalise(batch)
+        return self.normalisation.apply(batch["image"][:, 0, 0].astype(jnp.float32))
 
     def init(self, key: jax.Array) -> Any:
         """Parameters drawn from `key`."""
@@ -122,7 +123,7 @@ class Diffusion(ImageTask):
 
     def evaluate(self, params: Any, batch: dict) -> dict[str, jax.Array]:
         """Sums over the real rows of a batch; "examples" counts them."""
-        x = self.normalise(batch["image"])
+        x = self.normalise(batch)
         losses, _ = self._losses(params, batch | {"image": x} | self._noise(self.keys(batch), x))
         values = losses | {"examples": jnp.ones_like(losses["loss"])}
         # where, not a product: a filling row may hold anything

@@ -17,8 +17,9 @@ from pit_jax.tasks.program import Program
 class ImageTask:
     """The base of tasks whose batch is images and labels.
 
-    A batch is {"image": (B, S, S, C) uint8, "label": (B,) int32}, for evaluation also
-    {"mask": (B,) float32}, 0 on the rows that only fill the last batch up.
+    A batch is {"image": (B, S, S, C) uint8, "label": (B,) int32, "index": (B,) int32}, the
+    index being the example's number in its split; for evaluation also {"mask": (B,) float32},
+    0 on the rows that only fill the last batch up.
     """
 
     def __init__(self, config: Any):
@@ -35,27 +36,27 @@ class ImageTask:
         return {
             "image": jax.ShapeDtypeStruct(image, jnp.uint8),
             "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+            "index": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         }
 
-    def normalise(self, images: jax.Array) -> jax.Array:
-        """uint8 images as the model sees them, float32."""
-        return self.permuted(normalise(images, self.mean, self.std), images)
+    def normalise(self, batch: dict) -> jax.Array:
+        """The uint8 images of a batch as the model sees them, float32."""
+        return self.permuted(normalise(batch["image"], self.mean, self.std), batch)
 
-    def permuted(self, images: jax.Array, stored: jax.Array | None = None) -> jax.Array:
+    def permuted(self, images: jax.Array, batch: dict | None = None) -> jax.Array:
         """Images with their pixels as the config permutes them.
 
         Swaps undo themselves: of permuted images it makes the original ones.
 
         Args:
           images: (B, S, S, C).
-          stored: what they were made of, as it came with the batch; it decides where each
-            image has a permutation of its own.
+          batch: what they came with; it decides where each image has a permutation of its own.
         """
         options, side = self.config.data.permutation, self.config.data.image_size
         if not options.swaps:
             return images
         if options.per_image:
-            keys = self.keys({"image": stored}, options.seed)
+            keys = self.keys(batch, options.seed)
             order = permutation.draw_each(keys, side, options.swaps)
         else:
             order = permutation.draw(side, options.swaps, options.distance, options.seed)
@@ -72,15 +73,20 @@ class ImageTask:
         images, targets = augment(
             stored, labels, key, options, self.mean, self.std, data.num_classes
         )
-        return self.permuted(images, stored), targets
+        return self.permuted(images, batch), targets
 
     def image_shape(self) -> tuple[int, int, int, int]:
         """Of one image as a batch."""
         return self.batch_shapes(1)["image"].shape
 
     def keys(self, batch: dict, seed: int = 0) -> jax.Array:
-        """A PRNG key for each stored image of a batch, (B,): a function of its numbers and of
-        the seed, so that it is the same every time, in whatever batch the image comes."""
+        """A PRNG key for each stored image of a batch, (B,): a function of its number in the
+        split and of the seed, the same every time, in whatever batch the image comes.
+
+        Of images that are of no split, and where `data.keyed_by` says so, a function of the pixels.
+        """
+        if self.config.data.keyed_by == "index" and "index" in batch:
+            return jax.vmap(lambda x: jax.random.fold_in(jax.random.key(seed), x))(batch["index"])
         stored = batch["image"]
         if stored.dtype == jnp.float16:
             stored = jax.lax.bitcast_convert_type(stored, jnp.uint16)
@@ -95,7 +101,7 @@ class ImageTask:
 
         Args:
           images: of an evaluation batch, as `normalise` makes them.
-          batch: what else belongs to them.
+          batch: that batch.
           mutable: as flax's `apply` takes it; then also what blocks sow is returned.
 
         Raises:
@@ -107,7 +113,7 @@ class ImageTask:
         """What the model says of an evaluation batch: "vector" (B, d) float32, and the batch's
         "label" and "mask"."""
         del extra
-        return self._vectors(params, batch, self.normalise(batch["image"]))
+        return self._vectors(params, batch, self.normalise(batch))
 
     def view_vectors(self, params: Any, batch: dict, extra: jax.Array) -> dict[str, jax.Array]:
         """The same of a random crop and flip of each image, as far as the config has them.

@@ -19,7 +19,7 @@ class MaskedAutoencoding(ImageTask):
     Labels come with the batch and are not looked at. In training the mask of an example is
     drawn from (seed, step, example) with its augmentation, so that neither the mesh nor the
     accumulation of gradients changes it. The mask of a held-out image is a function of its
-    pixels: it is the same at every evaluation, in whatever batch the image comes.
+    number in the split: it is the same at every evaluation, in whatever batch the image comes.
     """
 
     def __init__(self, config: Any):
@@ -51,8 +51,8 @@ class MaskedAutoencoding(ImageTask):
 
     def evaluate(self, params: Any, batch: dict) -> dict[str, jax.Array]:
         """Sums over the real rows of a batch; "examples" counts them."""
-        keep = self.fixed_masks(batch["image"])
-        losses, _ = self._losses(params, self.normalise(batch["image"]), keep)
+        keep = self.fixed_masks(batch)
+        losses, _ = self._losses(params, self.normalise(batch), keep)
         values = {"loss": losses, "examples": jnp.ones_like(losses)}
         # where, not a product: a filling row may hold anything
         return {k: jnp.where(batch["mask"] > 0, v, 0).sum() for k, v in values.items()}
@@ -68,12 +68,12 @@ class MaskedAutoencoding(ImageTask):
         del extra
         config = self.config
         batch = {name: x[: config.eval.pictures] for name, x in batch.items()}
-        images = batch["image"]
+        images, normalised = batch["image"], self.normalise(batch)
         patch = config.model.patch
-        keep = self.fixed_masks(images)
-        _, predicted = self._losses(params, self.normalise(images), keep)
+        keep = self.fixed_masks(batch)
+        _, predicted = self._losses(params, normalised, keep)
         hidden = mae.masked(keep, self.patches)[..., None]
-        patches = mae.target(self.normalise(images), patch, normalise=False)
+        patches = mae.target(normalised, patch, normalise=False)
         if config.mae.normalise_target:  # back with the moments that the patch itself has
             _, mean, deviation = mae.normalise_patches(patches)
             predicted = predicted * deviation + mean
@@ -81,7 +81,7 @@ class MaskedAutoencoding(ImageTask):
 
         def levels(patches: jax.Array) -> jax.Array:
             x = unpatchify(patches, config.data.image_size, patch)
-            return jnp.clip(255 * (self.permuted(x, images) * std + mean), 0, 255)
+            return jnp.clip(255 * (self.permuted(x, batch) * std + mean), 0, 255)
 
         grey = mae.target((jnp.full(images.shape, 0.5) - mean) / std, patch, normalise=False)
         return {
@@ -106,9 +106,9 @@ class MaskedAutoencoding(ImageTask):
         encoder = vit.Tokens(**vit.fields(self.config.model))
         return encoder.apply({"params": params}, images, mutable=mutable)
 
-    def fixed_masks(self, images: jax.Array) -> jax.Array:
-        """The patches that evaluation keeps of uint8 images (B, S, S, C): (B, kept) int32."""
-        return self._draw(self.keys({"image": images}))
+    def fixed_masks(self, batch: dict) -> jax.Array:
+        """The patches that evaluation keeps of a batch's images: (B, kept) int32."""
+        return self._draw(self.keys(batch))
 
     def _draw(self, keys: jax.Array) -> jax.Array:
         return jax.vmap(lambda key: draw(key, self.patches, self.kept))(keys)

@@ -17,7 +17,8 @@ from pit_jax.models import vit
 def batch(count: int = 6, size: int = 8, channels: int = 1, seed: int = 0) -> dict:
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (count, size, size, channels), dtype=np.uint8)
-    return {"image": image, "label": np.arange(count, dtype=np.int32)}
+    numbers = np.arange(count, dtype=np.int32)
+    return {"image": image, "label": numbers, "index": 7 * numbers}
 
 
 def task_of(config, swaps: int, **fields):
@@ -108,7 +109,7 @@ def test_no_swaps_are_the_unpermuted_run_to_the_bit(tiny):
     )
     np.testing.assert_array_equal(jax.jit(task.augment)(examples, key)["image"], plain)
     np.testing.assert_array_equal(
-        task.normalise(examples["image"]),
+        task.normalise(examples),
         augmentation.normalise(examples["image"], (0.5,), (0.5,)),
     )
 
@@ -120,7 +121,7 @@ def test_both_splits_see_the_same_permutation_after_augmentation(tiny):
     trained = jax.jit(task.augment)(examples, jax.random.key(0))["image"]
     plain = np.asarray(augmentation.normalise(examples["image"], (0.5,), (0.5,)))
     np.testing.assert_allclose(trained, permuted(plain[:, :, ::-1], order), rtol=1e-6)
-    np.testing.assert_array_equal(task.normalise(examples["image"]), permuted(plain, order))
+    np.testing.assert_array_equal(task.normalise(examples), permuted(plain, order))
 
 
 def test_an_image_of_its_own_permutation_keeps_it(tiny):
@@ -129,7 +130,7 @@ def test_an_image_of_its_own_permutation_keeps_it(tiny):
     again = jax.jit(task.augment)(examples, jax.random.key(9))["image"]
     np.testing.assert_array_equal(trained, again)  # in every epoch
     mixed = np.array([4, 0, 2])
-    evaluated = jax.jit(task.normalise)(examples["image"][mixed])
+    evaluated = jax.jit(task.normalise)({k: x[mixed] for k, x in examples.items()})
     # In any batch, in either split; two programs may round apart.
     np.testing.assert_allclose(evaluated, trained[mixed], atol=1e-6)
     plain = np.asarray(augmentation.normalise(examples["image"], (0.5,), (0.5,)))
@@ -140,7 +141,7 @@ def test_an_image_of_its_own_permutation_keeps_it(tiny):
         np.testing.assert_array_equal(order[order], np.arange(64))
         np.testing.assert_allclose(image, permuted(original[None], order)[0], atol=1e-6)
     other = task_of(tiny, 32, per_image=True, seed=1)
-    assert not np.array_equal(jax.jit(other.normalise)(examples["image"]), trained)
+    assert not np.array_equal(jax.jit(other.normalise)(examples), trained)
 
 
 def test_pit_does_not_notice_a_permutation_that_its_positions_share():
@@ -160,8 +161,9 @@ def test_pit_does_not_notice_a_permutation_that_its_positions_share():
 def test_pictures_and_samples_show_pixels_where_they_belong(tiny):
     """A generative model learns permuted images; people are shown them put right again."""
     tiny.task, tiny.model.name, tiny.eval.what = "diffusion", "dit", ("loss",)
-    task, images = task_of(tiny, 32), batch()["image"]
-    np.testing.assert_allclose(task.levels(task.normalise(images)), images, atol=1e-3)
+    task, examples = task_of(tiny, 32), batch()
+    images = examples["image"]
+    np.testing.assert_allclose(task.levels(task.normalise(examples)), images, atol=1e-3)
     tiny.task, tiny.model.name, tiny.eval.what = "mae", "vit", ("reconstruction",)
     tiny.model.depth = tiny.mae.decoder_depth = 1
     task = task_of(tiny, 32, per_image=True)
@@ -214,3 +216,14 @@ def test_images_cropped_before_the_device_have_no_permutation_of_their_own(tiny)
         pipeline.device_config(tiny, source)
     tiny.data.permutation.per_image = False
     assert pipeline.device_config(tiny, source).data.augmentation.crop == "none"
+
+
+def test_equal_pictures_are_permuted_each_in_its_own_way(tiny):
+    """By their numbers; a run that was begun when pixels decided has them alike."""
+    task, examples = task_of(tiny, 32, per_image=True), batch(1)
+    twice = {name: np.repeat(x, 2, 0) for name, x in examples.items()} | {"index": np.arange(2)}
+    one, other = np.asarray(task.normalise(twice))
+    assert not np.array_equal(one, other)
+    tiny.data.keyed_by = "pixels"
+    one, other = np.asarray(task_of(tiny, 32, per_image=True).normalise(twice))
+    np.testing.assert_array_equal(one, other)

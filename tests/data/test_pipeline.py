@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import itertools
+import pathlib
 import pickle
 import threading
 
@@ -69,6 +70,29 @@ def test_any_number_of_processes_sees_the_same_batch(tiny):
         for name in whole:
             joined = np.concatenate([part[name] for part in parts])
             np.testing.assert_array_equal(joined, whole[name])
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_an_example_says_its_number_in_the_split(folder, held):
+    """Whatever its place in the batch, and the same where one before it is left out."""
+    root = pathlib.Path(folder.dir) / "train"
+    (root / "a" / "0.png").write_bytes(b"no image")
+    folder.update(corrupt="skip", in_memory_gb=4.0 * held)
+    source = sources.load(folder, "train")
+    reader = pipeline.Reader(source, folder, train=False)
+    assert reader.held == held
+    colour = {source[i][0][0, 0, 0]: i for i in range(1, 9)}
+    batch = pipeline.EvalBatches(reader, 16, np.arange(16))[0]
+    seen = batch["mask"] > 0
+    assert seen.sum() == 8
+    assert batch["index"].dtype == np.int32
+    for number, image in zip(batch["index"][seen], batch["image"][seen], strict=True):
+        assert colour[image[0, 0, 0]] == number
+    trained = pipeline.TrainBatches(
+        pipeline.Reader(source, folder, train=True), 0, 24, np.arange(24)
+    )[0]
+    for number, image in zip(trained["index"], trained["image"], strict=True):
+        assert colour[image[0, 0, 0]] == number
 
 
 def test_starting_at_a_step_gives_what_would_have_come(tiny):

@@ -148,7 +148,7 @@ def test_batches_hold_the_depth_of_their_images(tiny, one_device, held):
     assert reader.held == held
     rows = np.arange(3)
     batch = pipeline.TrainBatches(reader, 0, 3, rows)[2]
-    assert set(batch) == {"image", "label", "depth", "corrupt"}
+    assert set(batch) == {"image", "label", "index", "depth", "corrupt"}
     assert batch["depth"].shape == (3, 8, 8)
     assert batch["depth"].dtype == np.float32
     every = [source[i] for i in range(5)]

@@ -1,6 +1,7 @@
 """Points of a sweep: names, hashes, what they start from, and what is refused."""
 
 import itertools
+import json
 
 import pytest
 
@@ -58,6 +59,24 @@ def test_the_hash_stands_for_the_experiment_and_not_for_where_it_is_computed(mon
     # Of a later version with another field, the runs are the same ones.
     monkeypatch.setitem(config.FIELDS, "model.novelty", Field(0, "not known before"))
     assert build([{"model.patch": 2}])[0].digest == point.digest
+
+
+def test_a_point_goes_on_with_the_run_that_an_older_version_began(tmp_path):
+    """Its hash was made, and its config.json written, without the fields that came later."""
+    [point] = build([{"model.patch": 2}], "--config.data.keyed_by=pixels", workdir=tmp_path)
+    [now] = build([{"model.patch": 2}], workdir=tmp_path)
+    tree = point.config.to_dict()
+    for name, field in config.FIELDS.items():
+        group, _, leaf = name.rpartition(".")
+        if field.before is not None:
+            del tree[group][leaf]
+    old = tmp_path / f"called otherwise-{now.digest[:8]}"
+    old.mkdir()
+    (old / "config.json").write_text(json.dumps(tree))
+    assert build([{"model.patch": 2}], workdir=tmp_path)[0].directory == old.name
+    assert build([{"model.patch": 1}], workdir=tmp_path)[0].directory != old.name
+    (old / "config.json").write_text(configfile.to_json(point.config))  # today's, and another run
+    assert build([{"model.patch": 2}], workdir=tmp_path)[0].directory != old.name
 
 
 def test_how_a_run_is_computed_counts_where_the_sweep_varies_it():

@@ -199,7 +199,7 @@ def test_permuted_pixels_are_answered_for_where_they_were(small, per_image):
     rows = batch() | {"mask": np.ones(8, np.float32)}
     found = task.predicted({}, rows, jnp.int32(0))["predicted"]
     np.testing.assert_allclose(np.log(found), rows["image"].mean(-1) / 255, rtol=1e-4, atol=1e-5)
-    assert not np.allclose(task.normalise(rows["image"]), rows["image"] / 255)
+    assert not np.allclose(task.normalise(rows), rows["image"] / 255)
 
 
 def test_a_mesh_gives_the_values_of_one_device(small, one_device):

@@ -30,7 +30,8 @@ def digits():
     data = settings().data
     source = sources.load(data, "test")
     images, labels = zip(*(source[i] for i in range(16)), strict=True)
-    return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+    index = np.arange(16, dtype=np.int32)
+    return {"image": np.stack(images), "label": np.array(labels, np.int32), "index": index}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,20 @@ def test_evaluation_counts_real_rows_once_and_always_alike(task, params, digits)
     parts = [evaluate(params, shuffled | {"mask": mask}) for mask in masks]
     for name in ("loss", "mse", "vlb"):
         assert float(sum(p[name] for p in parts)) == pytest.approx(float(whole[name]), rel=1e-5)
+
+
+def test_equal_pictures_are_evaluated_with_noise_of_their_own(task, digits):
+    """1,797 digits are 1,792 pictures. Of a picture of no data set its pixels decide."""
+    twice = {name: x[[3, 3]] for name, x in digits.items()}
+    one, other = task.keys(twice | {"index": np.arange(2)})
+    assert one != other
+    mixed = task.keys({name: x[[5, 3, 3]] for name, x in digits.items()})
+    assert mixed[1] == mixed[2] == task.keys(digits)[3]  # the same in any batch
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in task.keys(digits)}) == 16
+    del twice["index"]
+    one, other = task.keys(twice)
+    old = tasks.build(settings("data.keyed_by=pixels"))
+    assert one == other == old.keys(twice | {"index": np.arange(2)})[1]
 
 
 def test_a_sample_depends_on_seed_index_and_label_alone(task, params):

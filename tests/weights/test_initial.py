@@ -52,7 +52,7 @@ def tokens(config, params) -> np.ndarray:
     batch = {"image": rng.integers(0, 256, (3, size, size, channels), dtype=np.uint8)}
     batch |= {"label": np.arange(3, dtype=np.int32)}
     task = build(config)
-    say = jax.jit(lambda params: task.tokens(params, task.normalise(batch["image"]), batch))
+    say = jax.jit(lambda params: task.tokens(params, task.normalise(batch), batch))
     return np.asarray(say(params))
 
 

@@ -91,7 +91,7 @@ def reader(task: Any, places: np.ndarray, limits: np.ndarray, prefix: int, causa
 
     def measure(params: Any, batch: dict, extra: jax.Array) -> dict[str, jax.Array]:
         del extra
-        images = task.normalise(batch["image"])
+        images = task.normalise(batch)
         _, sown = task.tokens(params, images, batch, mutable=["intermediates"])
         trunk = sown.get("intermediates", {}).get("trunk")
         if trunk is None:

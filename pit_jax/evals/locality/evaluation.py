@@ -205,7 +205,7 @@ def _side(context: Context) -> int:
     batch = task.batch_shapes(context.held_out.batch_size)
 
     def tokens(params: Any, batch: dict) -> jax.Array:
-        return task.tokens(params, task.normalise(batch["image"]), batch)
+        return task.tokens(params, task.normalise(batch), batch)
 
     found = jax.eval_shape(tokens, context.steps.shapes.eval_params, batch)
     return math.isqrt(found.shape[1])

@@ -42,7 +42,7 @@ def reader(task: Any, token: int):
 
     def measure(params: Any, batch: dict, extra: jax.Array) -> dict[str, jax.Array]:
         del extra
-        images = task.normalise(batch["image"])
+        images = task.normalise(batch)
         width = jax.eval_shape(lambda x: task.tokens(params, x, batch), images).shape[-1]
         keys = jax.vmap(lambda key: jax.random.fold_in(key, _SIGNS))(task.keys(batch))
         signs = jax.vmap(lambda key: jax.random.rademacher(key, (width,), jnp.float32))(keys)

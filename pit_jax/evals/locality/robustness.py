@@ -8,9 +8,9 @@
     covered   squares take the colour `data.mean`: single pixels up to a side of 15, else an
               eighth of the side. Share of the squares.
 
-Everything is drawn from the image's own pixels, so it is the same at every evaluation, in
-whatever batch the image comes. The changes are made to the image as it is stored; what the
-run itself does to its images (`data.permutation`) comes after them.
+Everything is a function of the image's number in its split, so it is the same at every
+evaluation, in whatever batch the image comes. The changes are made to the image as it is
+stored; what the run itself does to its images (`data.permutation`) comes after them.
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ def reader(task: Any, chosen: tuple[Change, ...]):
     """The function of a batch that measures it, for `steps.read`.
 
     Args:
-      task: its `predict` gives logits of uint8 images.
+      task: its `predict` gives logits of a batch of uint8 images.
       chosen: n changes.
 
     Returns:
@@ -111,7 +111,7 @@ def reader(task: Any, chosen: tuple[Change, ...]):
         real = batch["mask"] > 0
 
         def hits(images: jax.Array) -> jax.Array:
-            right = task.predict(params, images).argmax(-1) == batch["label"]
+            right = task.predict(params, batch | {"image": images}).argmax(-1) == batch["label"]
             return jnp.where(real, right, False).sum()
 
         # One after the other: the model is compiled once, and one batch of it held.

@@ -88,7 +88,7 @@ def test_every_layer_of_a_classifier_is_measured_by_its_own_window(tiny):
     found = jax.jit(read)(params, batch, 0)["distance"]  # (B, layers, H)
     near = np.ones((65, 65), bool)
     near[1:, 1:] = np.linalg.norm(places[:, None] - places, axis=-1) <= 1.5
-    x = encoder.embed(params["embed"], np.asarray(task.normalise(batch["image"]), np.float64))
+    x = encoder.embed(params["embed"], np.asarray(task.normalise(batch), np.float64))
     seen = (np.ones_like(near), near, np.ones_like(near))
     _, weights = encoder.run(params["trunk"], x, 2, seen)
     expected = encoder.distances(weights, places, 1)
@@ -104,7 +104,7 @@ def test_the_encoder_of_a_masked_autoencoder_sees_all_tokens(tiny):
     params, batch = random_params(task), digits(2)
     read = attention.reader(task, raster(8), np.full(2, EVERYTHING), prefix=1, causal=False)
     found = jax.jit(read)(params, batch, 0)["distance"]
-    x = encoder.embed(params["embed"], np.asarray(task.normalise(batch["image"]), np.float64))
+    x = encoder.embed(params["embed"], np.asarray(task.normalise(batch), np.float64))
     _, weights = encoder.run(params["trunk"], x, 2)
     np.testing.assert_allclose(
         found, encoder.distances(weights, raster(8), 1).swapaxes(0, 1), rtol=2e-4
@@ -119,7 +119,7 @@ def test_conditioned_blocks_are_measured_in_the_middle_of_the_process(tiny):
     params, batch = random_params(task), digits(2)
     read = attention.reader(task, raster(8), np.full(2, EVERYTHING), prefix=0, causal=False)
     found = jax.jit(read)(params, batch, 0)["distance"]
-    images = task.normalise(batch["image"])
+    images = task.normalise(batch)
     noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), (8, 8, 1)))(
         task.keys(batch)
     )

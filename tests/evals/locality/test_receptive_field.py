@@ -15,7 +15,7 @@ from .test_attention_distance import digits, random_params
 def test_energies_are_squared_gradients_of_the_standardised_token(resolved):
     """Against central differences of a float64 forward pass, at every fifth pixel."""
     task = tasks.build(resolved)
-    params, images = random_params(task), np.asarray(task.normalise(digits(2)["image"]))
+    params, images = random_params(task), np.asarray(task.normalise(digits(2)))
     signs = np.random.default_rng(3).choice([-1.0, 1.0], (2, 16)).astype(np.float32)
     token = 36  # row 4, column 4
 

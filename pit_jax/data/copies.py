@@ -125,6 +125,10 @@ class CopySource(Source):
         self._labels = labels[self._numbers].astype(np.int64)
         self.name, self.num_classes = f"{name}/{split}", self.manifest.num_classes
         self.native_shape, self.channels = (name.size, name.size), self.manifest.channels
+        counts = np.bincount(self._labels, minlength=self.num_classes)
+        if len(empty := np.flatnonzero(counts == 0)):
+            of = f"{len(empty)} of its {self.num_classes} classes"
+            self.passed_over.append(f"{self.name} has no image of {of}, such as {empty[0]}")
         left_out = len(labels) - len(self)
         self.copy = f"{name} in {root} ({self.digest()[:12]}"
         if left_out:

@@ -22,6 +22,8 @@ _BY_PROGRAMS = ("__macosx", "thumbs.db", "desktop.ini")
 class Folder(Encoded):
     """data.dir/<split>/<class>/<file>; classes are the folders of the training split."""
 
+    labels_at_hand = True
+
     def __init__(self, data: Any, split: str):
         super().__init__(data)
         root = Path(files.expanded(data.dir))

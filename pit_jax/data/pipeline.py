@@ -22,6 +22,8 @@ from pit_jax.data.resize import View, center_view, random_view, simple_view
 from pit_jax.errors import ConfigError
 
 _THREADS = 8
+_TRIED = 1000  # images of a stream, and of a class of it, before it is trained on
+_WHOLE_BATCH = 64  # images that are not all broken by chance where half of them are whole
 
 
 class Reader:
@@ -39,7 +41,6 @@ class Reader:
         self.repeats = data.augmentation.repeats  # of a training batch
         self.seed = seed
         self.keep = 1.0 if train else data.eval_crop
-        self.kept = np.arange(len(source))
         self.shape = source.record_shape or (self.size, self.size, self.channels)
         self.dtype = np.dtype(np.float16 if source.record_shape else np.uint8)
         self.depth_shape = (self.size, self.size) if source.has_depth else None
@@ -50,13 +51,15 @@ class Reader:
         self.held = nbytes <= data.in_memory_gb * 1e9 and self.crop is None
         if self.held:
             self._hold()
-            if len(self.kept):
-                self._check_labels(self.labels)
-        if not len(self.kept):
+            self._check_labels(self.labels[self.mask > 0])
+        if not len(source):
             raise ConfigError(f"data set {source.name} holds no image that can be read")
+        if data.corrupt == "skip":
+            self._check_readable()
 
     def __len__(self) -> int:
-        return len(self.kept)
+        """Images of the set, broken ones among them, which keep their places."""
+        return len(self.source)
 
     def __call__(self, indices: np.ndarray, positions: np.ndarray) -> dict[str, np.ndarray]:
         """Examples `indices`; `positions` seed the host's random crops.
@@ -67,11 +70,11 @@ class Reader:
           in the source, whatever is skipped; the mask is 0 where an image could not be decoded
           and the config says to skip it. Of a set with depth also {"depth": (n, S, S) float32}.
         """
-        number = self.kept[indices].astype(np.int32)
+        number = indices.astype(np.int32)
         if self.held:
             held = {"image": self.images[indices], "label": self.labels[indices]}
             held |= {"depth": self.depths[indices]} if self.depth_shape else {}
-            return held | {"index": number, "mask": np.ones(len(indices), np.float32)}
+            return held | {"index": number, "mask": self.mask[indices]}
         image = np.zeros((len(indices), *self.shape), self.dtype)
         label, mask = np.zeros(len(indices), np.int32), np.zeros(len(indices), np.float32)
         depth = np.zeros((len(indices), *(self.depth_shape or ())), np.float32)
@@ -122,7 +125,7 @@ class Reader:
         return example
 
     def _check_labels(self, labels: np.ndarray) -> None:
-        if not self.source.labelled:
+        if not self.source.labelled or not len(labels):
             return
         if labels.min() < 0 or labels.max() >= self.num_classes:
             raise ConfigError(
@@ -131,19 +134,70 @@ class Reader:
             )
 
     def _hold(self) -> None:
+        count = len(self.source)
+        self.mask = np.ones(count, np.float32)
         as_they_are = self.keep == 1 and self.source.native_shape == (self.size, self.size)
         if as_they_are and (whole := self.source.in_memory()):
             self.images, self.labels = whole[0], whole[1].astype(np.int32)
             return
+        self.images = np.zeros((count, *self.shape), self.dtype)
+        self.labels = np.zeros(count, np.int32)
+        self.depths = np.zeros((count, *(self.depth_shape or ())), np.float32)
+
+        def put(index: int) -> None:
+            if (example := self._example(index)) is None:
+                self.mask[index] = 0
+                return
+            self.images[index], self.labels[index], *depth = example
+            if self.depth_shape:
+                (self.depths[index],) = depth
+
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-            examples = list(pool.map(self._example, range(len(self.source))))
-        self.kept = np.array([i for i, e in enumerate(examples) if e is not None], int)
-        good = [e for e in examples if e is not None]
-        if good:
-            self.images, labels, *depths = zip(*good, strict=True)
-            self.images, self.labels = np.stack(self.images), np.array(labels, np.int32)
-            if depths:
-                self.depths = np.stack(depths[0])
+            list(pool.map(put, range(count)))  # raises what one of them raised
+
+    def _check_readable(self) -> None:
+        """Refuses a set whose broken images are too many to be skipped: more than half of them,
+        or all of a class. Of a stream some are tried.
+
+        Raises:
+          ConfigError: naming one.
+        """
+        source, count = self.source, len(self.source)
+
+        def whole(index: int) -> bool:
+            if self.held:
+                return bool(self.mask[index])
+            return source.readable(int(index), self.chooser())
+
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+            tried = np.arange(count) if self.held else _spread(np.arange(count))
+            found = np.array(list(pool.map(whole, tried)))
+            if 2 * found.sum() < len(found):
+                none = "holds no image that can be read" if not found.any() else "is mostly broken"
+                raise ConfigError(
+                    f"data set {source.name} {none}: of {len(found):,} images tried"
+                    f" {len(found) - found.sum():,} cannot be decoded,"
+                    f" {source.example_name(int(tried[~found][0]))} first"
+                )
+            if not source.labelled or not (source.labels_at_hand or (self.held and not all(found))):
+                return
+            labels = source.labels()
+            classes = [np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])]
+            read = pool.map(lambda numbers: any(map(whole, _spread(numbers))), classes)
+            if broken := [
+                numbers for numbers, any_is in zip(classes, read, strict=True) if not any_is
+            ]:
+                more = f" and of {len(broken) - 1} more" if len(broken) > 1 else ""
+                raise ConfigError(
+                    f"data set {source.name} holds no image that can be read of class"
+                    f" {labels[broken[0][0]]} ({source.example_name(int(broken[0][0]))}){more}"
+                )
+
+
+def _spread(numbers: np.ndarray) -> np.ndarray:
+    """Some of the numbers, at even distances."""
+    count = min(_TRIED, len(numbers))
+    return numbers[np.arange(count) * len(numbers) // count]
 
 
 def crops_on_host(source: Any, data: Any) -> bool:
@@ -168,15 +222,22 @@ class TrainBatches:
         reader = self._reader
         indices = order.examples(self._seed, len(reader), positions, reader.repeats)
         batch, corrupt = self._reader(indices, positions), indices[:0]
-        for _ in range(len(self._reader)):  # a corrupt image makes way for the one after it
+        if len(np.unique(indices)) >= _WHOLE_BATCH and not batch["mask"].any():
+            raise ConfigError(
+                f"of {reader.source.name} no image of a whole batch can be decoded,"
+                f" {reader.source.example_name(int(indices[0]))} first"
+            )
+        for _ in range(len(reader)):  # a corrupt image makes way for the one after it
             bad = batch["mask"] == 0
             if not bad.any():
                 break
             corrupt = np.concatenate([corrupt, indices[bad]])
-            indices[bad] = (indices[bad] + 1) % len(self._reader)
-            replaced = self._reader(indices[bad], positions[bad])
+            indices[bad] = (indices[bad] + 1) % len(reader)
+            replaced = reader(indices[bad], positions[bad])
             for name, values in replaced.items():
                 batch[name][bad] = values
+        if not batch["mask"].all():
+            raise ConfigError(f"data set {reader.source.name} holds no image that can be read")
         del batch["mask"]
         return batch | {"corrupt": corrupt}
 
@@ -277,8 +338,9 @@ class Pipeline:
 
 
 def in_order(reader: Reader, data: Any) -> Reader:
-    """The same images one after the other as they are, without the host's random crops."""
-    if reader.crop is None:
+    """The same images one after the other as an evaluation sees them: without the host's random
+    crops, and of each the share that `data.eval_crop` keeps."""
+    if reader.crop is None and reader.keep == data.eval_crop:
         return reader
     data = copy.deepcopy(data)
     data.in_memory_gb = 0.0  # read once: to hold them would keep whoever waits without a sign

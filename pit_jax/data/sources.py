@@ -49,6 +49,7 @@ class Source:
       record_shape: of float16 numbers that are stored instead of an image, else None.
       has_depth: whether every image comes with its depth.
       labelled: whether anybody will read its labels.
+      labels_at_hand: whether labels() costs nothing.
       passed_over: lines for people about what lies in the set's place and is not read, and
         about classes that have nothing.
       corrupt: names of those found undecodable so far, where the config says to skip them.
@@ -63,6 +64,7 @@ class Source:
     record_shape: tuple[int, ...] | None = None
     has_depth = False
     labelled = True
+    labels_at_hand = False
 
     def __init__(self) -> None:
         self.passed_over: list[str] = []
@@ -75,6 +77,10 @@ class Source:
         image, label, *depth = example
         view = choose(image.shape[:2])
         return view.of(image), label, *map(view.nearest, depth)
+
+    def readable(self, index: int, choose: Callable[[tuple[int, int]], View]) -> bool:
+        """Whether a view of the image can be had; nothing is said or counted."""
+        return True
 
     def in_memory(self) -> tuple[np.ndarray, np.ndarray] | None:
         """All images (len, H, W, C) uint8 and labels (len,), where they are read at once much
@@ -230,7 +236,7 @@ class Part(Source):
         self.name, self.num_classes = name or whole.name, whole.num_classes
         self.native_shape, self.record_shape = whole.native_shape, whole.record_shape
         self.has_depth, self.copy = whole.has_depth, whole.copy
-        self.labelled = whole.labelled
+        self.labelled, self.labels_at_hand = whole.labelled, whole.labels_at_hand
         self.passed_over, self.corrupt = whole.passed_over, whole.corrupt
 
     def __len__(self) -> int:
@@ -241,6 +247,9 @@ class Part(Source):
 
     def view(self, index: int, choose: Callable[[tuple[int, int]], View]) -> tuple | None:
         return self.whole.view(int(self._numbers[index]), choose)
+
+    def readable(self, index: int, choose: Callable[[tuple[int, int]], View]) -> bool:
+        return self.whole.readable(int(self._numbers[index]), choose)
 
     def example_name(self, index: int) -> str:
         return self.whole.example_name(int(self._numbers[index]))
@@ -305,6 +314,20 @@ class Encoded(Source):
 
     def view(self, index: int, choose: Callable[[tuple[int, int]], View] | None) -> tuple | None:
         try:
+            return self._decoded(index, choose)
+        except Undecodable as error:
+            self._leave_out(index, error)
+            return None
+
+    def readable(self, index: int, choose: Callable[[tuple[int, int]], View]) -> bool:
+        try:
+            self._decoded(index, choose)
+        except Undecodable:
+            return False
+        return True
+
+    def _decoded(self, index: int, choose: Callable[[tuple[int, int]], View] | None) -> tuple:
+        try:
             data, label, *depth = self._read(index)
             image = decode(data, self._channels, choose)
             if self.kinds is not None:
@@ -312,9 +335,6 @@ class Encoded(Source):
             if choose:
                 depth = [choose(x.shape).nearest(x) for x in depth]
             return image, label, *depth
-        except Undecodable as error:
-            self._leave_out(index, error)
-            return None
         except OSError as error:  # what the disk does not give is not corrupt: it may come back
             name, reason = self.example_name(index), error.strerror or error
             raise StorageError(f"{name} cannot be read: {reason}") from None

@@ -136,7 +136,7 @@ def images(data: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     source = sources.training(data) if split == data.split else sources.load(data, split)
     reader = pipeline.Reader(source, data, train=False)
     rows = np.arange(len(reader))
-    batch = reader(reader.kept if not reader.held else rows, rows)
+    batch = reader(rows, rows)
     real = batch["mask"] > 0
     return batch["image"][real], batch["label"][real]
 

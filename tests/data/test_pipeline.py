@@ -151,8 +151,13 @@ def test_resized_crops_of_other_sizes_are_taken_on_the_host(folder, tiny):
     assert kept.data.augmentation.crop == "resized"
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_streaming_equals_memory(folder, workers):
+@pytest.mark.parametrize(("workers", "damage"), [(0, False), (2, False), (0, True)])
+def test_streaming_equals_memory(folder, workers, damage):
+    """Also the places of what is broken: what takes its place, and what an evaluation masks."""
+    if damage:
+        folder.corrupt = "skip"
+        for name in ("b/4", "b/7", "c/8"):
+            broken(folder, name)
     held = pipeline.Reader(sources.load(folder, "train"), folder, train=True)
     folder.in_memory_gb = 0.0
     streamed = pipeline.Reader(sources.load(folder, "train"), folder, train=True)
@@ -169,8 +174,8 @@ def test_streaming_equals_memory(folder, workers):
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def broken(folder) -> str:
-    path = f"{folder.dir}/train/b/4.png"
+def broken(folder, name: str = "b/4") -> str:
+    path = f"{folder.dir}/train/{name}.png"
     with open(path, "r+b") as file:
         file.truncate(60)
     return path
@@ -214,6 +219,71 @@ def test_what_a_worker_process_skips_is_counted_here(folder, train):
     for _ in range(2):  # once, however often it comes up
         reader.note_corrupt(batch["corrupt"])
     assert pipeline.skipped(reader) == f"{folder.dir}/train: 1 corrupt image(s) skipped: {path}"
+
+
+def refusal(folder, **fields) -> str:
+    folder.update(corrupt="skip", **fields)
+    source = sources.load(folder, "train", labelled=folder.num_classes > 1)
+    with pytest.raises(ConfigError) as caught:
+        pipeline.Reader(source, folder, train=fields.get("train", True))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("gigabytes", [0.0, 1.0])
+def test_a_set_that_is_mostly_broken_is_refused(folder, gigabytes):
+    """Before it is trained on, or divided by in an evaluation; streamed or held."""
+    names = ["a/0", "b/1", "c/2", "a/3", "b/4"]
+    for name in names:
+        broken(folder, name)
+    expected = "is mostly broken: of 9 images tried 5 cannot be decoded"
+    assert expected in refusal(folder, in_memory_gb=gigabytes)
+    for name in ("c/5", "a/6", "b/7", "c/8"):
+        broken(folder, name)
+    expected = "holds no image that can be read: of 9 images tried 9 cannot be decoded"
+    assert expected in refusal(folder, in_memory_gb=gigabytes)
+
+
+@pytest.mark.parametrize("gigabytes", [0.0, 1.0])
+def test_a_class_that_is_all_broken_is_refused_where_labels_are_read(folder, gigabytes):
+    for name in ("b/1", "b/4", "b/7"):
+        path = broken(folder, name)
+    message = refusal(folder, in_memory_gb=gigabytes)
+    assert f"holds no image that can be read of class 1 ({folder.dir}/train/b/1.png)" in message
+    source = sources.load(folder, "train", labelled=False)
+    assert len(pipeline.Reader(source, folder, train=True)) == 9
+    Image.new("RGB", (9, 9)).save(path)
+    source = sources.load(folder, "train")
+    assert len(pipeline.Reader(source, folder, train=True)) == 9
+
+
+def test_a_set_that_breaks_while_it_is_trained_on_is_refused(folder, monkeypatch):
+    folder.update(corrupt="skip", in_memory_gb=0.0)
+    reader = pipeline.Reader(sources.load(folder, "train"), folder, train=True)
+    batches = pipeline.TrainBatches(reader, 0, 9, np.arange(9))
+    names = [reader.source.example_name(i)[len(folder.dir) + 7 : -4] for i in range(9)]
+    for name in names[1:]:
+        broken(folder, name)
+    assert len(np.unique(batches[0]["image"], axis=0)) == 1  # the one that is left
+    broken(folder, names[0])
+    with pytest.raises(ConfigError, match="holds no image that can be read"):
+        batches[1]
+    monkeypatch.setattr(pipeline, "_WHOLE_BATCH", 9)
+    with pytest.raises(ConfigError, match="no image of a whole batch can be decoded"):
+        batches[0]
+
+
+@pytest.mark.parametrize("crop", ["none", "pad", "resized"])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_in_order_training_images_are_seen_as_an_evaluation_sees_them(folder, crop, share):
+    """What probes of a run in training read, and `pit-jax eval` of its checkpoint."""
+    folder.augmentation.crop, folder.eval_crop = crop, share
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(f"{folder.dir}/train/a/0.png")
+    source, rows = sources.load(folder, "train"), np.arange(9)
+    during = pipeline.in_order(pipeline.Reader(source, folder, train=True), folder)
+    afterwards = pipeline.Reader(source, folder, train=False)
+    one, other = (reader(rows, rows) for reader in (during, afterwards))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_an_evaluation_keeps_the_share_of_the_shorter_side_that_it_is_told(folder):

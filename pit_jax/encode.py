@@ -86,6 +86,8 @@ def encode(
     root, number, count = local(directory), jax.process_index(), jax.process_count()
     names = splits or (config.data.split, config.data.eval_split)
     found = {split: sources.load(config.data, split) for split in names}
+    for source in found.values():
+        source.needs_all()
     loaded, weights = _autoencoder(config, vae, root)
     encoder = _Encoder(config, loaded.model, loaded.params, mesh, size)
     manifest = Manifest(

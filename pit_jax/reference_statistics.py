@@ -73,6 +73,8 @@ def write(
         source = sources.load(data, split, labelled=False)
     else:
         source = sources.training(data, labelled=False)
+    if images:
+        source.needs_all()
     whole = len(source)
     if count is not None:
         source = _spread(source, count)

@@ -44,6 +44,7 @@ MAY_DIFFER = ("mesh.", "train.steps", "train.epochs", "train.examples", "train.l
 MAY_DIFFER += ("train.tensorboard", "train.wandb", "eval.", "checkpoint.", "launch.")
 MAY_DIFFER += ("model.attention", "model.exchange", "model.remat")
 MAY_DIFFER += ("data.dir", "data.latents_of", "data.workers", "data.in_memory_gb")
+MAY_DIFFER += ("data.corrupt",)  # what is whole keeps its place; what is not ended the run
 MAY_DIFFER += ("data.eval_crop",)
 MAY_DIFFER += ("sample.", "autoencoder.weights")
 

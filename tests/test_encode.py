@@ -322,6 +322,18 @@ def test_images_that_the_autoencoder_does_not_take_are_refused(vae, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
+def test_a_broken_image_is_not_said_to_be_skippable(vae, tmp_path, capsys):
+    """Latents are stored of every image: corrupt=skip is refused here."""
+    path = tmp_path / "images" / "train" / "a" / "0.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no image")
+    words = ["--config.data.name=folder", f"--config.data.dir={tmp_path}/images"]
+    words += ["--config.data.num_classes=1", "--splits", "train"]
+    assert run(vae, tmp_path / "out", *words) == 5
+    assert "a/0.png cannot be decoded" in (line := capsys.readouterr().err)
+    assert "mend it, or remove it" in line
+
+
 def test_a_place_that_cannot_be_written_is_a_storage_fault(vae, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(vae, tmp_path / "file" / "out", "--shards", "3") == 5

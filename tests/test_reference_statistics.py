@@ -8,7 +8,7 @@ from PIL import Image
 
 from pit_jax import cli, configfile, reference_statistics, validation
 from pit_jax.data import pipeline, sources
-from pit_jax.errors import ConfigError
+from pit_jax.errors import ConfigError, StorageError
 from pit_jax.evals import reference
 from pit_jax.evals.networks import Network
 from pit_jax.parallel import mesh as meshes
@@ -158,3 +158,16 @@ def test_an_inception_file_that_is_not_there_is_named(capsys, tmp_path):
     words = ["--features", str(tmp_path / "none.pth"), "--out", str(tmp_path / "x.npz")]
     assert cli.run([*DIGITS, *words]) == 2
     assert "pt_inception-2015-12-05-6726825d.pth" in capsys.readouterr().err
+
+
+def test_a_broken_image_is_not_said_to_be_skippable_where_none_may_lack(config, tmp_path):
+    """A file of images is begun with their number; statistics leave out what config says."""
+    path = tmp_path / "train" / "a" / "0.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no image")
+    config.data.update(name="folder", dir=str(tmp_path), num_classes=1)
+    for few in (0, 1):
+        config.data.per_class = few
+        with pytest.raises(StorageError, match=r"\(.*\); mend it, or remove it$"):
+            reference_statistics.write(config, str(tmp_path / "x.npz"), images=True)
+    assert not (tmp_path / "x.npz").exists()

@@ -56,7 +56,8 @@ def test_status_keeps_what_is_not_changed(run):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("mesh.fsdp", 2), ("train.steps", 99), ("train.log_every", 3), ("eval.batch_size", 8)]
-    + [("checkpoint.keep", 5), ("model.remat", "full"), ("data.dir", "/x"), ("data.workers", 2)],
+    + [("checkpoint.keep", 5), ("model.remat", "full"), ("data.dir", "/x"), ("data.workers", 2)]
+    + [("data.corrupt", "skip")],
 )
 def test_what_may_differ_on_resume(run, resolved, name, value):
     config.assign(resolved, name, value)

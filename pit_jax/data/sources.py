@@ -82,6 +82,9 @@ class Source:
         """Whether a view of the image can be had; nothing is said or counted."""
         return True
 
+    def needs_all(self) -> None:
+        """Says that no image can be left out: no error is to advise it."""
+
     def in_memory(self) -> tuple[np.ndarray, np.ndarray] | None:
         """All images (len, H, W, C) uint8 and labels (len,), where they are read at once much
         faster than one by one; else None."""
@@ -251,6 +254,9 @@ class Part(Source):
     def readable(self, index: int, choose: Callable[[tuple[int, int]], View]) -> bool:
         return self.whole.readable(int(self._numbers[index]), choose)
 
+    def needs_all(self) -> None:
+        self.whole.needs_all()
+
     def example_name(self, index: int) -> str:
         return self.whole.example_name(int(self._numbers[index]))
 
@@ -290,7 +296,8 @@ class Encoded(Source):
     """A source whose images are kept as files of some format: `_read(i)` is (bytes, label), and
     the depth where there is one."""
 
-    skip_with = "config.data.corrupt=skip"  # what a person writes to do without corrupt images
+    # What a person writes to do without corrupt images; empty where nobody can do without.
+    skip_with = "config.data.corrupt=skip"
 
     @staticmethod
     def say(text: str) -> None:
@@ -301,6 +308,9 @@ class Encoded(Source):
         super().__init__()
         self._channels, self._skip = data.channels, data.corrupt == "skip"
         self.kinds: collections.Counter[str] | None = None  # what was decoded, if it is counted
+
+    def needs_all(self) -> None:
+        self.skip_with = ""
 
     def _read(self, index: int) -> tuple:
         raise NotImplementedError
@@ -344,8 +354,9 @@ class Encoded(Source):
         name = self.example_name(index)
         reason = str(error).partition(": '")[0]
         if not self._skip:
+            advice = f"{self.skip_with} leaves such images out" if self.skip_with else ""
             raise StorageError(
-                f"{name} cannot be decoded ({reason}); {self.skip_with} leaves such images out"
+                f"{name} cannot be decoded ({reason}); {advice or 'mend it, or remove it'}"
             ) from None
         if self.note_corrupt(name):
             self.say(f"skipped a corrupt image: {name} ({reason})")

@@ -21,6 +21,7 @@ from pit_jax.errors import (
     PeerLost,
     PitError,
     Stopped,
+    StorageError,
 )
 
 _LONGEST = 900  # characters of a line that says what is wrong
@@ -278,6 +279,7 @@ def run(argv: Sequence[str]) -> int:
             words.print_help()
             return 2 if argv else 0
         grammar.check_flags(rest, args.parser)
+        _spell_home(args)
         args.function(args, rest)
     except (PitError, Stopped) as error:
         print(f"pit-jax: {_printable(str(error))}", file=sys.stderr, flush=True)
@@ -285,6 +287,12 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("pit-jax: interrupted", file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
+    except PermissionError as error:  # wherever it comes up: a file is somebody else's
+        if error.filename is None:
+            raise
+        reason = error.strerror or "permission denied"
+        print(f"pit-jax: {_printable(f'{error.filename}: {reason}')}", file=sys.stderr, flush=True)
+        return StorageError.exit_code
     except BrokenPipeError:  # `pit-jax show ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BUG
@@ -311,6 +319,15 @@ def main() -> NoReturn:
     if code not in (EXIT_DONE, EXIT_PREEMPTED, EXIT_INTERRUPTED):
         processes.leave_alone(code)
     sys.exit(code)
+
+
+def _spell_home(args: argparse.Namespace) -> None:
+    """Puts the home directory in place of `~` in every argument: of --out=~/x no shell does."""
+    for name, value in vars(args).items():
+        if isinstance(value, str) and value.startswith("~"):
+            setattr(args, name, os.path.expanduser(value))
+        elif isinstance(value, list | tuple) and any(isinstance(x, str) for x in value):
+            setattr(args, name, [os.path.expanduser(x) if x.startswith("~") else x for x in value])
 
 
 def _labels(words: Sequence[str] | None) -> str | list[int] | None:

@@ -20,6 +20,7 @@ class Field:
     choices: tuple = ()
     kind: type | None = None  # only where the default is None: the type once it is given
     elements: type | None = None  # only where the default is (): the type of a tuple's elements
+    place: bool = False  # a file or directory; a resolved config holds it with `~` spelled out
     length: bool = False  # a string that `Length` reads: "500 steps", "20 epochs", "5%"
     # Of a field that came later and that a new run has otherwise: what a config.json that does
     # not say it means. A run that was begun before goes on as it was begun.

@@ -144,7 +144,7 @@ FIELDS: dict[str, F] = {
         low=0.0,
     ),
     "autoencoder.weights": F(
-        "", "latents: the autoencoder they were made by; images are decoded with it"
+        "", "latents: the autoencoder they were made by; images are decoded with it", place=True
     ),
     # earlier answers to the question how much locality it takes
     "convnet.channels": F((32, 64), "of each stage", low=1, high=WIDEST),
@@ -180,7 +180,7 @@ FIELDS: dict[str, F] = {
         "digits, scenes, folder, latents, the name of a TensorFlow Datasets set, or of a resized"
         " copy, SET@SIZE",
     ),
-    "data.dir": F("", "where the set lies; empty = $TFDS_DATA_DIR or ~/tensorflow_datasets"),
+    "data.dir": F("", "where the set lies; empty = $TFDS_DATA_DIR or ~/tensorflow_datasets", place=True),
     "data.latents_of": F(
         "", "latents: the set of images they are of, for its size where their store is not here"
     ),
@@ -331,10 +331,10 @@ FIELDS: dict[str, F] = {
         256, "held-out images that attention and receptive field are measured on", low=1
     ),
     "eval.reference": F(
-        "", "generation: statistics or images to compare with (.npz); empty = the training set"
+        "", "generation: statistics or images to compare with (.npz); empty = the training set", place=True
     ),
     "eval.features": F(
-        "", "generation: weights of FID's Inception, or a run directory of a classifier"
+        "", "generation: weights of FID's Inception, or a run directory of a classifier", place=True
     ),
     "eval.resize": F(
         "tensorflow", "generation: how Inception's input is resized", choices=("tensorflow", "pytorch")
@@ -349,7 +349,7 @@ FIELDS: dict[str, F] = {
     "launch.heartbeat_s": F(100, "seconds until a silent process counts as dead", low=10),
     "launch.retries": F(5, "crashes without a new checkpoint between them until a run is given up", low=0),
     "launch.hang_s": F(1800, "seconds without a step until a run counts as hung; 0 = never", low=0),
-    "init_from": F("", "run directory or .safetensors file whose weights the run starts from"),
+    "init_from": F("", "run directory or .safetensors file whose weights the run starts from", place=True),
     "init_task": F("", "the task that init_from must have been trained by; empty = any", choices=("", *TASKS)),
-    "resume": F("", "run directory whose whole state a fresh run starts from"),
+    "resume": F("", "run directory whose whole state a fresh run starts from", place=True),
 }  # fmt: skip

@@ -75,12 +75,6 @@ def check_place(path: str | os.PathLike, called: str = "the path") -> None:
             ) from None
 
 
-def expanded(path: epath.PathLike) -> str:
-    """A place as a person names it, `~` being their home: for fields of a config, which keeps
-    the word, since it may run on another machine."""
-    return os.path.expanduser(os.fspath(path))
-
-
 def in_bucket(path: epath.PathLike) -> bool:
     """Whether a place is no local one: there objects appear whole, and there are no folders."""
     return "://" in os.fspath(path)

@@ -3,6 +3,7 @@
 `resolve()` needs nothing but the config; `check_batch()` is asked where the mesh is known.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable
 
@@ -29,7 +30,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
     flat = flatten(config)
     resolved = base()
     for name, value in flat.items():
-        assign(resolved, name, check_value(name, value))
+        value = check_value(name, value)
+        # Whose home it is: config.json is read by others, and on other machines.
+        assign(resolved, name, os.path.expanduser(value) if FIELDS[name].place else value)
     if resolved.model.mlp == 0:
         resolved.model.mlp = 4 * resolved.model.width
     _check_together(resolved)

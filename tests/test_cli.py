@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 
@@ -55,6 +56,27 @@ def refused(capsys, *words: str) -> str:
 )
 def test_mistakes_are_one_line(capsys, words, sentence):
     assert sentence in refused(capsys, *words)
+
+
+def test_a_tilde_is_the_home_directory_in_every_argument(capsys, monkeypatch, tmp_path):
+    """Of --config=~/x, unlike of --config ~/x, no shell makes it one."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy("configs/digits.py", tmp_path / "mine.py")
+    code, printed, _ = run(capsys, "show", "--config=~/mine.py:vit/2")
+    assert code == 0
+    assert "ViT/2" in printed
+    assert f"{tmp_path}/none is no run directory" in refused(capsys, "eval", "--workdir=~/none")
+    words = ("compare", "~/one", "~/two", "--out=~/x.html")
+    assert f"{tmp_path}/one" in refused(capsys, *words)
+
+
+def test_a_file_that_may_not_be_read_is_one_line_wherever_it_comes_up(capsys, monkeypatch):
+    def denied(*words):
+        raise PermissionError(13, "Permission denied", "/theirs/x")
+
+    monkeypatch.setattr(cli, "compare", denied)
+    code, _, err = run(capsys, "compare", "a")
+    assert (code, err) == (5, "pit-jax: /theirs/x: Permission denied\n")
 
 
 def test_a_mesh_that_cannot_be_is_refused_by_train_only(capsys, tmp_path):

@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 
 from pit_jax import config, configfile, lengths, validation
 from pit_jax.errors import ConfigError
+from pit_jax.launch import upload
+from pit_jax.study import space
 
 
 def refused(words: list[str], spec: str = "configs/digits.py:pit") -> str:
@@ -286,3 +288,20 @@ def test_one_class_is_for_tasks_that_read_no_label():
 def test_no_field_is_called_as_what_a_config_can_do():
     """`config.data.keys` would be the method of that name."""
     assert not [name for name in config.FIELDS if hasattr(ConfigDict, name.split(".")[-1])]
+
+
+def test_a_resolved_config_spells_the_home_directory_out_in_every_place(tiny, monkeypatch):
+    """So that config.json says whose; a run begun with `~` and one begun without are the same."""
+    monkeypatch.setenv("HOME", "/somebody")
+    places = {name for name, field in config.FIELDS.items() if field.place}
+    assert places == {*space.RUNS, *upload._PLACES}
+    for name in places:
+        config.assign(tiny, name, "~/there" if name != "resume" else "")
+    resolved = validation.resolve(tiny)
+    found = config.flatten(configfile.from_json(configfile.to_json(resolved)))
+    assert {found[name] for name in places} == {"/somebody/there", ""}
+    tiny.init_from = tiny.data.dir = ""
+    tiny.resume, tiny.eval.reference, tiny.eval.features = "~", "gs://b/~/x", "a/~/x"
+    resolved = validation.resolve(tiny)
+    assert resolved.resume == "/somebody"
+    assert (resolved.eval.reference, resolved.eval.features) == ("gs://b/~/x", "a/~/x")

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from pit_jax import files
 from pit_jax.data.sources import Encoded
 from pit_jax.errors import ConfigError, PitError, StorageError
 
@@ -26,7 +25,7 @@ class Folder(Encoded):
 
     def __init__(self, data: Any, split: str):
         super().__init__(data)
-        root = Path(files.expanded(data.dir))
+        root = Path(data.dir)
         self._root, self.name = root / split, f"{root / split}"
         self._classes = classes = _class_folders(root, data.split)
         self.num_classes = len(classes)

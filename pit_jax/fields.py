@@ -24,6 +24,18 @@ FIELDS: dict[str, F] = {
     "model.patch": F(1, "side of a patch in pixels; 1 = every pixel a token", low=1),
     "model.position": F("learned", "positions", choices=("learned", "sincos2d", "none")),
     "model.position_std": F(0.02, "standard deviation learned positions start with", low=0.0),
+    "model.initial": F(
+        "xavier",
+        "how weights start: xavier as public DiT's (queries, keys and values as one matrix), mae"
+        " the same with the patches' bias as torch's, timm as timm's and DeiT's (normal, 0.02),"
+        " separate as the JAX code of ViT (each matrix for itself)",
+        choices=("xavier", "mae", "timm", "separate"),
+        before="separate",
+    ),
+    "model.head_std": F(
+        0.02, "standard deviation a classifier's head starts with; public MAE fine-tunes from 2e-5",
+        low=0.0, before=0.02,
+    ),
     "model.pool": F(
         "cls",
         "what the head reads: [CLS], the mean of all tokens without a [CLS] among them, or the"

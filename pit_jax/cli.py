@@ -313,13 +313,16 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
+_LABELS = ("balanced", "random", "unconditional")
+
+
 def _labels(words: Sequence[str] | None) -> str | list[int] | None:
     """What --labels says: a name, or numbers."""
-    if words is None or (len(words) == 1 and words[0] in ("balanced", "unconditional")):
+    if words is None or (len(words) == 1 and words[0] in _LABELS):
         return words[0] if words else None
     if not all(word.isdecimal() for word in words):
         raise ConfigError(
-            f"--labels {' '.join(words)}: write class numbers, balanced, or unconditional"
+            f"--labels {' '.join(words)}: write class numbers, balanced, random, or unconditional"
         )
     return [int(word) for word in words]
 

@@ -110,6 +110,13 @@ FIELDS: dict[str, F] = {
         "epsilon", "what the network says; a flow knows v and x0", choices=("epsilon", "x0", "v")
     ),
     "diffusion.learn_sigma": F(True, "gaussian: learn the variance too, with the hybrid loss"),
+    "diffusion.decoder": F(
+        "tanh",
+        "gaussian: the normal distribution of the last step's likelihood, by the tanh that public"
+        " DiT and ADM have, or exact",
+        choices=("tanh", "exact"),
+        before="exact",
+    ),
     "diffusion.time_mean": F(0.0, "flow: mean of the times' logits; 0 is noise, 1 data"),
     "diffusion.time_std": F(1.0, "flow: their standard deviation", low=0.0),
     "diffusion.min_gap": F(0.05, "flow: smallest 1 − time that x0 turns into v by", low=1e-6, high=1.0),
@@ -128,6 +135,20 @@ FIELDS: dict[str, F] = {
         "gaussian: keep timesteps evenly from the first to the last, or at an integer stride from"
         " the first on (leading; public DiT's ddim50)",
         choices=SPACINGS,
+    ),
+    "sample.variance": F(
+        "large",
+        "gaussian, ddpm: of a step where it is not learned, β as public DiT and ADM have it by"
+        " default, or small: β̃, that of the true step",
+        choices=("large", "small"),
+        before="small",
+    ),
+    "sample.labels": F(
+        "balanced",
+        "of image i: class i mod classes, or a random one as public DiT's and ADM's evaluations"
+        " draw them: a function of (seed, i)",
+        choices=("balanced", "random"),
+        before="balanced",
     ),
     "sample.eta": F(0.0, "ddim: share of ddpm's noise", low=0.0, high=1.0),
     "sample.guidance": F(1.0, "scale of classifier-free guidance; 1 = none", low=0.0),
@@ -216,6 +237,13 @@ FIELDS: dict[str, F] = {
         " random; published ImageNet evaluations keep 0.875",
         low=0.1,
         high=1.0,
+    ),
+    "data.halve": F(
+        False,
+        "where images are not cropped at random: halve those of twice the size and more by"
+        " averaging before they are resized, as public DiT and ADM do; a resized copy is made"
+        " without",
+        before=False,
     ),
     "data.keyed_by": F(
         "index",

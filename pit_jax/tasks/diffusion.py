@@ -43,7 +43,7 @@ class Diffusion(ImageTask):
           ConfigError: if the manifest lacks something.
         """
         super().__init__(config)
-        self.process = process(config.diffusion)
+        self.process = process(config.diffusion, config.sample.variance)
         self.classes = config.data.num_classes if config.diffusion.conditional else 0
         outputs = self.process.outputs(config.data.channels)
         self.model = dit.build(config.model, outputs, self.classes)
@@ -290,8 +290,9 @@ def decoder_model(config: Any, origin: latent_origin.Origin | None) -> Autoencod
     )
 
 
-def process(diffusion: Any) -> Gaussian | Flow:
-    """The process that a config's `diffusion` group describes.
+def process(diffusion: Any, variance: str = "large") -> Gaussian | Flow:
+    """The process that a config's `diffusion` group describes, sampled with this variance where
+    none is learned.
 
     Raises:
       ConfigError: for a prediction that the family does not know.
@@ -300,7 +301,8 @@ def process(diffusion: Any) -> Gaussian | Flow:
         times = (diffusion.time_mean, diffusion.time_std)
         return Flow(diffusion.predict, *times, diffusion.min_gap)
     table = schedule.named(diffusion.schedule, diffusion.timesteps)
-    return Gaussian(table, diffusion.predict, diffusion.learn_sigma)
+    what = (diffusion.predict, diffusion.learn_sigma)
+    return Gaussian(table, *what, variance=variance, decoder=diffusion.decoder)
 
 
 def _fold_in(keys: jax.Array, numbers: jax.Array | int) -> jax.Array:

@@ -159,6 +159,13 @@ FIELDS: dict[str, F] = {
         (0.0, 1.0), "guide only at these noise levels, 0 = data, 1 = noise", low=0.0, high=1.0
     ),
     "sample.clip": F(False, "keep each step's estimate of the image in [-1, 1]"),
+    "sample.dtype": F(
+        "model",
+        "compute dtype of sampling: model.dtype's, or another; published figures of public weights"
+        " are of float32, from which bfloat16 is percents away",
+        choices=("model", "float32", "bfloat16"),
+        before="model",
+    ),
     "sample.seed": F(0, "image i is a function of (seed, i)", low=0, high=2**32 - 1),
     "sample.batch_size": F(0, "images at once, over all devices; 0 = as in evaluation", low=0),
     "sample.num": F(1000, "images that a generation evaluation makes", low=1),

@@ -15,7 +15,7 @@ from pit_jax.models.autoencoder import AutoencoderKL
 from pit_jax.models.normalisation import Normalisation
 from pit_jax.models.transformer import compute_dtype
 from pit_jax.parallel.mesh import BATCH_AXES, batch_spec
-from pit_jax.validation import sample_batch
+from pit_jax.validation import sample_batch, sample_dtype
 from pit_jax.weights import autoencoder
 
 # Latents that a device decodes at once: its activations are 500 times as large as they are.
@@ -143,7 +143,7 @@ class Generator:
             "weights_sha256": self.decoder.weights_sha256,
         }
         with jax.set_mesh(self._mesh):
-            dtype = compute_dtype(self._config.model.dtype).name
+            dtype = compute_dtype(sample_dtype(self._config)).name
         fixed = options.sampler == "ddpm" and not self._config.diffusion.learn_sigma
         return {
             "dtype": dtype,
@@ -263,12 +263,14 @@ def decode_size(count: int, ways: int) -> int:
 def decoding(model: AutoencoderKL, normalisation: Normalisation, mesh: Mesh) -> Callable:
     """Jitted: parameters, normalised latents (B, h, w, c), split over the mesh → whole grey
     levels (B, S, S, C), not limited: an infinite one would pass as white."""
-    # What is measured keeps its digits: bfloat16 would be an error of its own in an image.
+    # What is measured keeps its digits: bfloat16 would be an error of its own in an image, and
+    # at its default precision a TPU multiplies float32 in it.
     model = model.clone(dtype="float32")
     whole = NamedSharding(mesh, PartitionSpec())
 
     def decode(params: Any, x: jax.Array) -> jax.Array:
-        x = model.apply({"params": params}, normalisation.invert(x), method="decode")
+        with jax.default_matmul_precision("highest"):
+            x = model.apply({"params": params}, normalisation.invert(x), method="decode")
         return (x + 1) * 127.5
 
     shardings = (whole, NamedSharding(mesh, batch_spec()))

@@ -17,8 +17,9 @@ is about 74 on v5e, nine hours.
 Published (recipe read in one account of the paper): AdamW with betas (0.9, 0.95), learning
 rate 4e-3 at batch 1024, weight decay 0.3, 20 epochs of warm-up, cosine to 1e-6, 2400
 epochs, MoCo-style augmentation; Tiny has 12 heads.
-Assumed: drop path 0.1, Small's 12 heads, positions started at 0.02, [CLS] pooling, MoCo
-v1's jitter with hue 0.4, crops resampled bicubically, evaluation of the last weights.
+Assumed: drop path 0.1, Small's 12 heads, positions started at 0.02, all else xavier-uniform,
+[CLS] pooling, MoCo v1's jitter with hue 0.4, crops resampled bicubically, evaluation of the
+last weights.
 """
 
 from pit_jax.config import base

@@ -17,8 +17,9 @@ estimate, it is about three on v5e, half an hour.
 The recipe is public MAE's for ViT-B: AdamW with betas (0.9, 0.999), base learning rate 5e-4
 per 256 images, weight decay 0.05, layer-wise decay 0.65, 100 epochs with 5 of warm-up, mixup
 0.8, cutmix 1.0 (one of them a batch), label smoothing 0.1, RandAugment 9/0.5, random erasing
-0.25, drop path 0.1, and the head on the mean of all tokens but [CLS]. The paper says nothing
-of its own: all of it is assumed, as are batch 1024 and crops of 8 to 100 %, timm's default.
+0.25, drop path 0.1, and the head on the mean of all tokens but [CLS], started at a deviation of
+2e-5. The paper says nothing of its own: all of it is assumed, as are batch 1024 and crops of 8
+to 100 %, timm's default.
 
 The run refuses to start without `init_from`: a run directory of task "mae", weights made by
 one, or a directory of Hugging Face's ViTMAE. `--config.init_task=
@@ -35,6 +36,7 @@ def get_config(arg="pit-t"):
     c.init_task = "mae"
     c.model.update(parse_name(arg, sizes="ts"))
     c.model.update(pool="patches", drop_path=0.1, remat="auto")
+    c.model.update(initial="timm", head_std=2e-5)
     c.data.update(name="cifar100", image_size=32, num_classes=100)
     c.data.update(mean=(0.5071, 0.4866, 0.4409), std=(0.2673, 0.2564, 0.2762))
     c.data.augmentation.update(crop="resized", scale=(0.08, 1.0), flip=0.5)

@@ -18,11 +18,11 @@ it is about 19 on v5e, two and a half hours.
 
 Published: mask ratio 0.75. Assumed, from public MAE: 1600 epochs, AdamW with betas (0.9,
 0.95), weight decay 0.05, base learning rate 1.5e-4 per 256 images, 40 epochs of warm-up,
-cosine, random resized crops of 20 to 100 % and flips only. Assumed besides: batch 1024;
-the decoder (width 128 and 4 blocks for Tiny, 256 and 4 for Small; the public 512 × 8 would
-make PiT-T's pre-training dearer than its classification) and its learned positions; the
-target, raw pixels, for both: a pixel token has three numbers, too few to normalise;
-positions started at 0.02; [CLS].
+cosine, random resized crops of 20 to 100 % and flips only, how weights start. Assumed besides:
+batch 1024; the decoder (width 128 and 4 blocks for Tiny, 256 and 4 for Small; the public 512 ×
+8 would make PiT-T's pre-training dearer than its classification) and its learned positions; the
+target, raw pixels, for both: a pixel token has three numbers, too few to normalise; positions
+started at 0.02; [CLS].
 """
 
 from pit_jax.config import base
@@ -32,7 +32,7 @@ from pit_jax.models.sizes import parse_decoder, parse_name
 def get_config(arg="pit-t"):
     c = base()
     c.task = "mae"
-    c.model.update(parse_name(arg, sizes="ts"), remat="auto")
+    c.model.update(parse_name(arg, sizes="ts"), remat="auto", initial="mae")
     c.mae.update(parse_decoder(arg), mask_ratio=0.75)
     c.data.update(name="cifar100", image_size=32, num_classes=100)
     c.data.update(mean=(0.5071, 0.4866, 0.4409), std=(0.2673, 0.2564, 0.2762))

@@ -15,6 +15,7 @@ def get_config(arg="pit"):
     c = base()
     c.model.update(parse_name(arg))
     c.model.update(width=64, depth=4, heads=2, position_std=0.1)
+    c.model.initial = "separate"  # so were all results measured that we show
     c.data.update(name="digits", image_size=8, channels=1, num_classes=10)
     c.optim.update(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup="2 epochs", clip=1.0)
     c.train.update(batch_size=64, epochs=30.0, log_every=10)

@@ -18,6 +18,7 @@ def get_config(arg="pit"):
     c.task = "diffusion"
     c.model.update(parse_dit_name(arg), name="dit")
     c.model.update(width=64, depth=4, heads=2, position_std=0.1)
+    c.model.initial = "separate"  # so were all results measured that we show
     c.diffusion.update(schedule="cosine", learn_sigma=True)
     c.sample.update(sampler="ddpm", steps=100, guidance=1.5, clip=True, num=1000, batch_size=128)
     c.data.update(name="digits", image_size=8, channels=1, num_classes=10)

@@ -23,8 +23,9 @@ ViT-B/16 reaches 82.3): AdamW with betas (0.9, 0.95), base learning rate 1e-4 pe
 batch 4096, weight decay 0.3, none on norms, biases, [CLS] and positions, 20 epochs of
 warm-up, cosine, 300 epochs (Large: 200), RandAugment of magnitude 9 ± 0.5, mixup 0.8, cutmix
 1.0, label smoothing 0.1, drop path 0.1 (Large: 0.2), EMA 0.9999. Assumed: that the ablations
-share it, resized crops of 8 to 100 % of the image, positions started at 0.02, RandAugment's
-two layers and its increasing set as in timm, evaluation on the central 87.5 %.
+share it, resized crops of 8 to 100 % of the image, positions started at 0.02, all else
+xavier-uniform, RandAugment's two layers and its increasing set as in timm, evaluation on the
+central 87.5 %.
 """
 
 from pit_jax.config import base

@@ -28,9 +28,10 @@ estimate, it is about 3,900 on v5e, fifteen hours.
 Published (public DiT, Peebles & Xie 2023): AdamW at a constant 1e-4 without weight decay or
 warm-up, batch 256, horizontal flips, EMA 0.9999, label drop 0.1, a linear schedule of 1000
 steps, learned variances; 7 M steps for XL/2, 400 k for the others; 250 ancestral steps, 50 000
-samples, guidance on three of the four channels. Assumed for the paper's two rows: the same
-but for batch 2048, 400 epochs, a linear warm-up over 5 % and a learning rate that grows with
-the square root of the batch. Fixed sine-cosine positions for DiT, learned ones for PiT.
+samples of random classes in float32, guidance on three of the four channels; images halved by
+averaging, then resized and cut. Assumed for the paper's two rows: the same but for batch 2048,
+400 epochs, a linear warm-up over 5 % and a learning rate that grows with the square root of the
+batch. Fixed sine-cosine positions for DiT, learned ones for PiT.
 """
 
 from pit_jax.config import base
@@ -46,6 +47,7 @@ def get_config(arg="pit-l"):
     if arg == "images":  # what `pit-jax data latents` reads
         c.model.update(name="dit", patch=16)
         c.data.update(name="imagenet2012", split="train", eval_split="validation", image_size=256)
+        c.data.halve = True
         c.train.steps = 1
         return c
     c.model.update(parse_dit_name(arg, sizes=tuple(DIT_SIZES)), name="dit", remat="auto")
@@ -54,7 +56,7 @@ def get_config(arg="pit-l"):
     c.data.update(latents_of="imagenet2012", image_size=32, channels=4)
     c.data.augmentation.flip = 0.5
     c.sample.update(sampler="ddpm", steps=250, guidance=1.5, guidance_channels=3)
-    c.sample.update(num=50000, batch_size=256)
+    c.sample.update(num=50000, batch_size=256, labels="random", dtype="float32")
     c.optim.update(lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, schedule="constant", ema=0.9999)
     if arg in _PAPER:
         c.optim.update(lr=1e-4 * (2048 / 256) ** 0.5, warmup="5%")

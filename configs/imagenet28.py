@@ -27,8 +27,8 @@ none on norms, biases, [CLS] and positions, 20 epochs of warm-up, cosine, 300 ep
 200), RandAugment of magnitude 9 ± 0.5, mixup 0.8, cutmix 1.0, label smoothing 0.1, drop
 path 0.1 (Large: 0.2), EMA 0.9999. Assumed: the size 28×28 itself (accounts disagree),
 Small's 12 heads, Small trained like Base, resized crops of 8 to 100 % of the image,
-positions started at 0.02, RandAugment's two layers and its increasing set as in timm,
-evaluation on the whole shorter side.
+positions started at 0.02, all else xavier-uniform, RandAugment's two layers and its increasing
+set as in timm, evaluation on the whole shorter side.
 """
 
 from pit_jax.config import base

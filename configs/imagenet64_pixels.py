@@ -18,10 +18,10 @@ Nothing is published for this setting. The recipe follows raw-pixel diffusion of
 predicts the image and is trained on the velocity, times from a logit-normal, Heun's method.
 Assumed: their mean −0.8 and deviation 0.8, 200 epochs, batch 1024, AdamW with betas (0.9, 0.95)
 at a constant 2e-4 after 5 epochs of warm-up, EMA 0.9999, guidance 2 for noise levels up to
-0.9. Images are flipped and no more: their shorter side becomes 64 and the centre is cut out, as
-public JiT and ADM do it and `pit-jax data stats` measures them. This project's own: the
-question, whether a pixel model that knows no neighbourhood can generate; sizes as DiT's; learned
-positions throughout, so that the rows differ in the patch alone.
+0.9. Images are flipped and no more: they are halved by averaging, their shorter side becomes 64
+and the centre is cut out, as public JiT and ADM do it and `pit-jax data stats` measures them.
+This project's own: the question, whether a pixel model that knows no neighbourhood can generate;
+sizes as DiT's; learned positions throughout, so that the rows differ in the patch alone.
 """
 
 from pit_jax.config import base
@@ -36,7 +36,7 @@ def get_config(arg="dit-b/4"):
     c.sample.update(sampler="heun", steps=50, guidance=2.0, guidance_interval=(0.0, 0.9))
     c.sample.update(num=50000, batch_size=256)
     c.data.update(name="imagenet2012", split="train", eval_split="validation")
-    c.data.update(image_size=64, num_classes=1000, workers=8)
+    c.data.update(image_size=64, num_classes=1000, workers=8, halve=True)
     c.data.augmentation.flip = 0.5
     c.optim.update(lr=2e-4, betas=(0.9, 0.95), schedule="constant", warmup="5 epochs", ema=0.9999)
     c.train.update(batch_size=1024, epochs=200.0)

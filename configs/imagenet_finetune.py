@@ -14,8 +14,8 @@ learning rate 5e-4 per 256 images for Base (1e-3 for Large), batch 1024, weight 
 layer-wise decay 0.65 (Large: 0.75), 5 epochs of warm-up, cosine to 1e-6, 100 epochs (Large:
 50), RandAugment 9 ± 0.5, label smoothing 0.1, mixup 0.8, cutmix 1.0, random erasing 0.25,
 drop path 0.1 (Large: 0.2), the head on the mean of all tokens but [CLS], and positions that
-start as the table that pre-training computed and learn from there. Assumed: crops of 8 to
-100 %, timm's default. Not as there: the head starts at a deviation of 0.02 (there 2e-5).
+start as the table that pre-training computed and learn from there; the head starts at a
+deviation of 2e-5. Assumed: crops of 8 to 100 %, timm's default.
 
 The run refuses to start without `init_from`: a run directory of task "mae", weights made by
 one, or a directory of Hugging Face's ViTMAE. `--config.init_task=
@@ -31,7 +31,7 @@ def get_config(arg="vit-b/16"):
     c.init_task = "mae"
     c.model.update(parse_name(arg, sizes="bl"), pool="patches", remat="auto")
     large = c.model.depth == 24
-    c.model.update(drop_path=0.2 if large else 0.1)
+    c.model.update(drop_path=0.2 if large else 0.1, initial="timm", head_std=2e-5)
     c.data.update(name="imagenet2012", split="train", eval_split="validation")
     c.data.update(image_size=224, num_classes=1000, workers=8, eval_crop=0.875)
     c.data.update(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -26,7 +26,7 @@ from pit_jax.models.sizes import parse_decoder, parse_name
 def get_config(arg="vit-b/16"):
     c = base()
     c.task = "mae"
-    c.model.update(parse_name(arg, sizes="bl"), remat="auto")
+    c.model.update(parse_name(arg, sizes="bl"), remat="auto", initial="mae")
     c.mae.update(parse_decoder(arg), mask_ratio=0.75)
     if c.model.patch > 1:
         c.model.position = "sincos2d"

@@ -19,8 +19,8 @@ Published by "Scaling Laws in Patchification" (arXiv 2502.03738), which trains D
 the recipe is assumed to be DeiT's (Touvron et al. 2021, table 9): AdamW, learning rate 5e-4
 per 512 images, batch 1024, weight decay 0.05, 5 epochs of warm-up, cosine to 1e-5, 300
 epochs, RandAugment 9 ± 0.5, mixup 0.8, cutmix 1.0, label smoothing 0.1, random erasing 0.25,
-drop path 0.1, no dropout, no moving average, each image three times in a row,
-evaluation on the central 87.5 %.
+drop path 0.1, no dropout, no moving average, weights that start at 0.02, each image three
+times in a row, evaluation on the central 87.5 %.
 """
 
 from pit_jax.config import base
@@ -30,7 +30,7 @@ from pit_jax.models.sizes import parse_name
 def get_config(arg="pit-b"):
     c = base()
     c.model.update(parse_name(arg, sizes="b"))
-    c.model.update(drop_path=0.1, remat="auto")
+    c.model.update(drop_path=0.1, remat="auto", initial="timm")
     c.data.update(name="imagenet2012", split="train", eval_split="validation")
     c.data.update(image_size=64, num_classes=1000, workers=8)
     c.data.update(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -17,6 +17,7 @@ def get_config(arg="pit"):
     c.task = "depth"
     c.model.update(parse_name(arg))
     c.model.update(width=64, depth=4, heads=2, position_std=0.1)
+    c.model.initial = "separate"  # so were all results measured that we show
     c.data.update(name="scenes", image_size=16)
     c.data.augmentation.flip = 0.5
     c.optim.update(lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup="10%", clip=1.0)

@@ -321,6 +321,9 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
+_LABELS = ("balanced", "random", "unconditional")
+
+
 def _spell_home(args: argparse.Namespace) -> None:
     """Puts the home directory in place of `~` in every argument: of --out=~/x no shell does."""
     for name, value in vars(args).items():
@@ -332,11 +335,11 @@ def _spell_home(args: argparse.Namespace) -> None:
 
 def _labels(words: Sequence[str] | None) -> str | list[int] | None:
     """What --labels says: a name, or numbers."""
-    if words is None or (len(words) == 1 and words[0] in ("balanced", "unconditional")):
+    if words is None or (len(words) == 1 and words[0] in _LABELS):
         return words[0] if words else None
     if not all(word.isdecimal() for word in words):
         raise ConfigError(
-            f"--labels {' '.join(words)}: write class numbers, balanced, or unconditional"
+            f"--labels {' '.join(words)}: write class numbers, balanced, random, or unconditional"
         )
     return [int(word) for word in words]
 

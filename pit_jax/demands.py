@@ -49,10 +49,11 @@ def check_classification(c: ConfigDict, require: Require) -> None:
     )
     common = ("model.pool", "model.drop_path", "model.layer_scale", "optim.layer_decay", *_PLACES)
     if name == "perceiver":
-        _leave(c, require, *common)
+        _leave(c, require, *common, "model.head_std")
         check_deepest(c, require, c.perceiver.rounds * c.model.depth, "perceiver.rounds")
     if name == "convnet":
         _leave(c, require, *common, "model.patch", "model.embed", "model.dropout")
+        _leave(c, require, "model.initial", "model.head_std")
         _leave(c, require, "model.position", "model.attention", "mesh.seq", "mesh.model")
         _check_convnet(c, require)
 
@@ -169,7 +170,7 @@ def _leave(c: ConfigDict, require: Require, *names: str) -> None:
     for name in names:
         group, leaf = name.split(".")
         require(
-            c[group][leaf] == FIELDS[name].default,
+            c[group][leaf] in (FIELDS[name].default, FIELDS[name].before),
             f"config.{name}={c[group][leaf]!r} has no place in {c.model.name!r}: leave it at"
             f" {FIELDS[name].default!r}",
         )

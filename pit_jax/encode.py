@@ -38,7 +38,9 @@ from pit_jax.weights import autoencoder, exchange, tensors
 WEIGHTS = "autoencoder.safetensors"  # of a run's own autoencoder, beside its latents
 _BATCH = 32  # images a device
 _SHARD = 1 << 27  # bytes, about: what a kill may cost
-_RESIZE = "shorter side antialiased bicubic, centre"  # as data/resize.py does it
+# As data/resize.py does it, without `data.halve` and with it.
+_RESIZE = "shorter side antialiased bicubic, centre"
+_HALVED = "halved by box filter, then shorter side antialiased bicubic, centre"
 _PACKAGES = ("pit_jax", "jax")  # that the manifest names the versions of
 _LARGEST = float(np.finfo(DTYPE).max)
 
@@ -101,7 +103,7 @@ def encode(
         normalisation=loaded.normalisation,
         encoder_dtype=encoder.dtype,
         source=str(config.data.dir),
-        resize=_RESIZE,
+        resize=_HALVED if config.data.halve else _RESIZE,
         versions={name: version(name) for name in _PACKAGES},
         weights_sha256=loaded.weights_sha256,
     )

@@ -12,6 +12,7 @@ from pit_jax.data import pipeline, sources
 from pit_jax.evals.context import Context
 from pit_jax.evals.locality import evaluation as locality
 from pit_jax.evals.probes import PROBES, require_room
+from pit_jax.models.transformer import compute_dtype
 from pit_jax.parallel import mesh as meshes
 from pit_jax.restored import restore
 from pit_jax.validation import check_batch
@@ -75,7 +76,10 @@ def evaluate(
             say=say if writes else None,
             network=classifier.network,
         )
-        return {"step": found.number} | run(names, context)
+        measured = run(names, context)
+        if writes:  # samples may be of another, which their record says
+            say(f"step {found.number} in {compute_dtype(config.model.dtype).name}")
+    return {"step": found.number} | measured
 
 
 def offered(task: Any) -> dict[str, Callable[[Context], Iterable[tuple[str, float]]]]:

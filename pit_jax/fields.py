@@ -24,6 +24,18 @@ FIELDS: dict[str, F] = {
     "model.patch": F(1, "side of a patch in pixels; 1 = every pixel a token", low=1),
     "model.position": F("learned", "positions", choices=("learned", "sincos2d", "none")),
     "model.position_std": F(0.02, "standard deviation learned positions start with", low=0.0),
+    "model.initial": F(
+        "xavier",
+        "how weights start: xavier as public DiT's (queries, keys and values as one matrix), mae"
+        " the same with the patches' bias as torch's, timm as timm's and DeiT's (normal, 0.02),"
+        " separate as the JAX code of ViT (each matrix for itself)",
+        choices=("xavier", "mae", "timm", "separate"),
+        before="separate",
+    ),
+    "model.head_std": F(
+        0.02, "standard deviation a classifier's head starts with; public MAE fine-tunes from 2e-5",
+        low=0.0, before=0.02,
+    ),
     "model.pool": F(
         "cls",
         "what the head reads: [CLS], the mean of all tokens without a [CLS] among them, or the"
@@ -98,6 +110,13 @@ FIELDS: dict[str, F] = {
         "epsilon", "what the network says; a flow knows v and x0", choices=("epsilon", "x0", "v")
     ),
     "diffusion.learn_sigma": F(True, "gaussian: learn the variance too, with the hybrid loss"),
+    "diffusion.decoder": F(
+        "tanh",
+        "gaussian: the normal distribution of the last step's likelihood, by the tanh that public"
+        " DiT and ADM have, or exact",
+        choices=("tanh", "exact"),
+        before="exact",
+    ),
     "diffusion.time_mean": F(0.0, "flow: mean of the times' logits; 0 is noise, 1 data"),
     "diffusion.time_std": F(1.0, "flow: their standard deviation", low=0.0),
     "diffusion.min_gap": F(0.05, "flow: smallest 1 − time that x0 turns into v by", low=1e-6, high=1.0),
@@ -117,6 +136,20 @@ FIELDS: dict[str, F] = {
         " the first on (leading; public DiT's ddim50)",
         choices=SPACINGS,
     ),
+    "sample.variance": F(
+        "large",
+        "gaussian, ddpm: of a step where it is not learned, β as public DiT and ADM have it by"
+        " default, or small: β̃, that of the true step",
+        choices=("large", "small"),
+        before="small",
+    ),
+    "sample.labels": F(
+        "balanced",
+        "of image i: class i mod classes, or a random one as public DiT's and ADM's evaluations"
+        " draw them: a function of (seed, i)",
+        choices=("balanced", "random"),
+        before="balanced",
+    ),
     "sample.eta": F(0.0, "ddim: share of ddpm's noise", low=0.0, high=1.0),
     "sample.guidance": F(1.0, "scale of classifier-free guidance; 1 = none", low=0.0),
     "sample.guidance_channels": F(
@@ -126,6 +159,13 @@ FIELDS: dict[str, F] = {
         (0.0, 1.0), "guide only at these noise levels, 0 = data, 1 = noise", low=0.0, high=1.0
     ),
     "sample.clip": F(False, "keep each step's estimate of the image in [-1, 1]"),
+    "sample.dtype": F(
+        "model",
+        "compute dtype of sampling: model.dtype's, or another; published figures of public weights"
+        " are of float32, from which bfloat16 is percents away",
+        choices=("model", "float32", "bfloat16"),
+        before="model",
+    ),
     "sample.seed": F(0, "image i is a function of (seed, i)", low=0, high=2**32 - 1),
     "sample.batch_size": F(0, "images at once, over all devices; 0 = as in evaluation", low=0),
     "sample.num": F(1000, "images that a generation evaluation makes", low=1),
@@ -204,6 +244,13 @@ FIELDS: dict[str, F] = {
         " random; published ImageNet evaluations keep 0.875",
         low=0.1,
         high=1.0,
+    ),
+    "data.halve": F(
+        False,
+        "where images are not cropped at random: halve those of twice the size and more by"
+        " averaging before they are resized, as public DiT and ADM do; a resized copy is made"
+        " without",
+        before=False,
     ),
     "data.keyed_by": F(
         "index",

@@ -87,7 +87,8 @@ def parser(**functions: Callable) -> Parser:
         "--labels",
         nargs="+",
         metavar="LABEL",
-        help="class numbers, taken in turn; or balanced (default), or unconditional",
+        help="class numbers, taken in turn; or balanced, random or unconditional; by default"
+        " config.sample.labels",
     )
     sub.add_argument("--seed", type=int, metavar="N", help="image i is a function of (seed, i)")
     sub.add_argument("--batch-size", type=int, metavar="N", help="images at once")

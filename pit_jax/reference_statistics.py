@@ -86,6 +86,7 @@ def write(
         "per_class": 0 if split else data.per_class,
         "of": whole,
         "image_size": data.image_size,
+        "halve": data.halve,
     }
     writes = jax.process_index() == 0
     with jax.set_mesh(mesh), contextlib.closing(stream):

@@ -124,4 +124,5 @@ _STATUS |= {"attempt": whole, "result": _Each(number)}
 _STATUS |= {"launch": text, "final": truth, "reason": text}  # of a supervisor
 _ENVIRONMENT = {"time": text, "commit": text, "uncommitted": text, "versions": _Each(text)}
 _ENVIRONMENT |= {"python": text, "platform": text, "devices": texts, "device_count": whole}
+_ENVIRONMENT |= {"dtype": text}
 _ENVIRONMENT |= {"command": texts, "cost": _Each(finite)}

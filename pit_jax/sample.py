@@ -36,7 +36,7 @@ _DESCRIPTION, _NPZ = "sample.json", "samples.npz"
 _MAY_DIFFER = ("run", "num", "done", "npz_sha256", "batch_size", "environment")
 _MAY_DIFFER += ("decoder.path", "decoder.name")
 # What samples of old do not say, because there was no other.
-_LATER = {"spacing": "linspace"}
+_LATER = {"spacing": "linspace", "variance": "small"}
 _LINES = 10  # at most, where there is no bar
 _READ = 64  # images read back at a time
 # Public DiT does the same, so it is no mistake to refuse: the same words give the same images.
@@ -241,7 +241,8 @@ def _begin(target: epath.Path, description: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"--out {target}: {error.strerror or error}") from None
     except ValueError:
         raise StorageError(f"{path} is damaged: sample into another directory") from None
-    old, new = _LATER | _flat(before), _flat(json.loads(json.dumps(description)))
+    new = _flat(json.loads(json.dumps(description)))
+    old = {name: value for name, value in _LATER.items() if name in new} | _flat(before)
     differs = [
         f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
         for name in dict.fromkeys((*new, *old))

@@ -31,6 +31,7 @@ from pit_jax.evals import generation, probes
 from pit_jax.evals.context import Context
 from pit_jax.lengths import Clock, every, total_steps
 from pit_jax.meter import Meter
+from pit_jax.models.transformer import compute_dtype
 from pit_jax.parallel import leader
 from pit_jax.parallel import mesh as meshes
 from pit_jax.validation import check_batch, check_names
@@ -183,7 +184,9 @@ def _train(
             environment = rundir.environment(mesh, jax.process_count())
             price = {"parameters": parameters, "tokens": cost.tokens}
             price |= {"forward_flops": cost.forward_full, "training_flops": cost.training}
-            attempt = run.add_environment(environment | {"cost": price, "copy": train_source.copy})
+            environment |= {"cost": price, "copy": train_source.copy}
+            environment["dtype"] = compute_dtype(config.model.dtype).name
+            attempt = run.add_environment(environment)
             writers = metrics.Writers(run, config)
             stack.callback(writers.close)
             begins = {"step": first, "total": total, "attempt": attempt}

@@ -273,6 +273,11 @@ def sample_batch(c: ConfigDict) -> int:
     return c.sample.batch_size or c.eval.batch_size or c.train.batch_size
 
 
+def sample_dtype(c: ConfigDict) -> str:
+    """The compute dtype that a diffusion run generates in, as `model.dtype` says one."""
+    return c.model.dtype if c.sample.dtype == "model" else c.sample.dtype
+
+
 def cpu_devices(c: ConfigDict) -> int:
     """As how many devices the cores of a machine without accelerators serve this run best.
 

@@ -34,6 +34,8 @@ def test_eval_measures_the_samples_by_a_classifier_of_ours(run, tiny, tmp_path):
     manifest = tmp_path / "classifier" / "manifests" / "3.json"
     assert record["features"]["sha256"] == files.sha256(manifest)
     assert "generation: 40 samples of step 7, EMA weights" in lines[0]
+    assert record["dtype"] == "float32"
+    assert lines[-1] == "step 7 in float32"
     config.eval.features = str(run)
     with pytest.raises(ConfigError, match="was trained by task 'diffusion': features to compare"):
         evaluate.evaluate(config, run, which=("generation",))

@@ -64,7 +64,7 @@ def test_statistics_are_those_of_every_image(config, network, tmp_path, devices)
     features = {"name": "inception", "path": "fid.pth", "sha256": "1" * 64, "resize": "tensorflow"}
     assert found.provenance == {
         "data": "digits", "split": "train", "per_class": 0, "of": 1437, "images": 1437,
-        "image_size": 8, "features": features,
+        "image_size": 8, "halve": False, "features": features,
     }  # fmt: skip
     (line,) = lines
     assert line.startswith(f"statistics of 1437 images of digits/train written to {path}")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pit_jax import config, rundir, values
+from pit_jax import config, rundir, train, values
 from pit_jax.errors import ConfigError
 
 
@@ -127,6 +127,13 @@ def test_a_run_goes_on_as_it_was_begun_whatever_came_later(begun_before, resolve
     resolved.optim.lr = 0.5  # all else is refused as ever
     with pytest.raises(ConfigError, match=r"config.optim.lr was .* now 0.5"):
         begun_before.check_same(resolved)
+
+
+def test_training_goes_on_with_what_the_run_was_begun_with(begun_before, resolved, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "_train", lambda config, *rest: seen.append(config))
+    train.train(resolved, begun_before.path)
+    assert [c.data.keyed_by for c in seen] == ["pixels"]
 
 
 def test_a_run_of_today_is_not_taken_for_an_old_one(run, resolved, tmp_path):

@@ -77,7 +77,7 @@ def refused(capsys, *words: str) -> str:
         (["--steps", "2000"], "config.sample.steps=2000 is more than"),
         (["--guidance", "x"], "argument --guidance: invalid float value: 'x'"),
         (["--batch-size", "12"], "samples in batches of 12 do not divide over the 8 devices"),
-        (["--labels", "²"], "--labels ²: write class numbers, balanced, or unconditional"),
+        (["--labels", "²"], "--labels ²: write class numbers, balanced, random, or unconditional"),
         (["--config.model.width=32"], "already holds another run: config.model.width was 16"),
         (["--guidence", "2"], "unexpected argument --guidence; did you mean --guidance?"),
     ],

@@ -41,6 +41,7 @@ class Reader:
         self.repeats = data.augmentation.repeats  # of a training batch
         self.seed = seed
         self.keep = 1.0 if train else data.eval_crop
+        self.halve = data.halve
         self.shape = source.record_shape or (self.size, self.size, self.channels)
         self.dtype = np.dtype(np.float16 if source.record_shape else np.uint8)
         self.depth_shape = (self.size, self.size) if source.has_depth else None
@@ -99,7 +100,7 @@ class Reader:
 
         def choose(shape: tuple[int, int]) -> View:
             if self.crop is None:
-                return center_view(shape, self.size, self.keep)
+                return center_view(shape, self.size, self.keep, self.halve)
             generator = np.random.Generator(np.random.Philox(key=(self.seed, position)))
             crop = self.crop
             if crop.crop == "simple":

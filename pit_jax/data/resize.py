@@ -22,6 +22,7 @@ except ImportError:
     fast = None
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_FILTERS |= {"box": Image.Resampling.BOX}
 _ATTEMPTS = 10  # torchvision's, before it falls back to a centre crop
 
 # An image may be decoded at a scale that leaves its view this many times the wanted size or
@@ -44,6 +45,8 @@ class View:
       size: side of the square, pixels.
       interpolation: "bilinear" or "bicubic".
       pad: pixels mirrored around the resized box, fewer than its sides have.
+      halved: the whole image's (width, height) after each halving that comes before all else,
+        the box being of the last, and PIL itself does all of it; None: no halving is asked for.
     """
 
     box: tuple[int, int, int, int]
@@ -52,9 +55,12 @@ class View:
     size: int
     interpolation: str
     pad: int = 0
+    halved: tuple[tuple[int, int], ...] | None = None
 
     def scale(self) -> int:
         """8, 4, 2 or 1: the image may be decoded to this fraction of its size."""
+        if self.halved:
+            return 1  # libjpeg-turbo's halves are nearly, not exactly, these
         left, top, right, bottom = self.box
         width, height = self.resized
         shrinking = min((right - left) / width, (bottom - top) / height)
@@ -69,13 +75,16 @@ class View:
         Returns:
           (size, size, C) uint8.
         """
+        for size in self.halved or ():
+            height, width = image.shape[:2]
+            image = _resize_with_pil(image, size, "box", (0, 0, width, height))
         left, top, right, bottom = (side / scale for side in self.box)
         # What lies beyond the box is cut off first: no filter sees it.
         row, column = math.floor(top), math.floor(left)
         image = image[row : math.ceil(bottom), column : math.ceil(right)]
         if self.resized != (right - left, bottom - top):
             box = (left - column, top - row, right - column, bottom - row)
-            image = (_resize if fast else _resize_with_pil)(
+            image = (_resize if fast and self.halved is None else _resize_with_pil)(
                 image, self.resized, self.interpolation, box
             )
         return self.square(image)
@@ -95,6 +104,8 @@ class View:
         at = np.arange(self.size) + 0.5
         rows = top + (at + self.cut[1]) * (bottom - top) / height
         columns = left + (at + self.cut[0]) * (right - left) / width
+        if self.halved:  # the box is of what was halved
+            rows, columns = rows * len(values) / bottom, columns * values.shape[1] / right
         return values[np.ix_(rows.astype(int), columns.astype(int))]
 
     def square(self, resized: np.ndarray) -> np.ndarray:
@@ -106,20 +117,33 @@ class View:
         return resized[top : top + self.size, left : left + self.size]
 
 
-def center_view(shape: tuple[int, int], size: int, keep: float = 1.0) -> View:
+def center_view(shape: tuple[int, int], size: int, keep: float = 1.0, halve: bool = False) -> View:
     """The shorter side becomes `size` / `keep` (antialiased bicubic), then the centre is cut out.
 
     Args:
       shape: (H, W) of the image.
       size: side of the result, pixels.
       keep: share of the shorter side that is cut out, e.g. 0.875 for 224 of 256 pixels.
+      halve: the image's sides are halved (PIL's box filter) as long as the shorter one stays as
+        long as it has to become, as public DiT's `center_crop_arr` and ADM's do.
     """
     height, width = shape
     short = round(size / keep)
+    halved = []
+    while halve and min(height, width) >= 2 * short:
+        height, width = height // 2, width // 2
+        halved.append((width, height))
     scale = short / min(height, width)
     resized = max(short, round(width * scale)), max(short, round(height * scale))
     cut = (resized[0] - size) // 2, (resized[1] - size) // 2
-    return View((0, 0, width, height), resized, cut, size, "bicubic")
+    return View(
+        (0, 0, width, height),
+        resized,
+        cut,
+        size,
+        "bicubic",
+        halved=tuple(halved) if halve else None,
+    )
 
 
 def whole_view(shape: tuple[int, int], size: int) -> View:

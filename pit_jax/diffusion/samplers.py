@@ -70,7 +70,7 @@ def sample(
     if isinstance(process, Flow):
         return _sample_flow(process, denoise, noise, sampler, steps, clip)
     process = process.respaced(steps)
-    table = gaussian_table(process.schedule, sampler, eta)
+    table = gaussian_table(process.schedule, sampler, eta, process.variance)
     return _sample_gaussian(process, denoise, noise, keys, table, clip)
 
 
@@ -86,15 +86,22 @@ class GaussianTable(NamedTuple):
     learned: np.ndarray  # 1 where a learned standard deviation stands in for `spread`
 
 
-def gaussian_table(schedule: Schedule, sampler: str, eta: float = 0.0) -> GaussianTable:
-    """The steps of a Gaussian process's sampler over all timesteps of `schedule`."""
+def gaussian_table(
+    schedule: Schedule, sampler: str, eta: float = 0.0, variance: str = "large"
+) -> GaussianTable:
+    """The steps of a Gaussian process's sampler over all timesteps of `schedule`.
+
+    Args:
+      variance: "ddpm" without a learned one, see `Schedule.fixed_variance`.
+    """
     t = np.arange(len(schedule))[::-1]
     now, then = schedule.alphas_cumprod[t], schedule.alphas_cumprod_before[t]
     zeros = np.zeros(len(t))
     if sampler == "ddpm":
         of_x, of_x0 = schedule.posterior_mean_of_xt[t], schedule.posterior_mean_of_x0[t]
-        spread = np.sqrt(schedule.posterior_variance[t])
-        return GaussianTable(t, of_x, of_x0, zeros, spread, (t > 0).astype(float))
+        last = (t > 0).astype(float)  # the step onto the image adds no noise
+        spread = np.sqrt(schedule.fixed_variance(variance)[t]) * last
+        return GaussianTable(t, of_x, of_x0, zeros, spread, last)
     if sampler == "ddim":
         spread = eta * np.sqrt(schedule.posterior_variance[t])
         # The predicted noise, (x − √ᾱ · x̂0) / √(1 − ᾱ), is kept up to what is drawn anew.

@@ -52,6 +52,12 @@ class Schedule:
         variance = self.posterior_variance
         return np.log(np.append(variance[1], variance[1:]))
 
+    def fixed_variance(self, which: str) -> np.ndarray:
+        """Of a step whose variance is not learned, (T,): "large" is β, "small" β̃; at t = 0 both
+        are β̃ of t = 1 (public DiT, which it gives a better likelihood of the image)."""
+        small = np.exp(self.posterior_log_variance)
+        return small if which == "small" else np.append(small[0], self.betas[1:])
+
     @cached_property
     def posterior_mean_of_x0(self) -> np.ndarray:
         """The factor of x_0 in the mean of q(x_{t−1} | x_t, x_0)."""

@@ -199,6 +199,7 @@ def summary(record: dict[str, Any]) -> str:
         f"{record['sampler']} {record['steps']} steps"
         + (f" ({record['spacing']})" if record.get("spacing", "linspace") != "linspace" else ""),
         *([f"eta {record['eta']:g}"] if record["eta"] else []),
+        *([f"{record['variance']} variance"] if "variance" in record else []),
         *(["clipped"] if record["clip"] else []),
         guided,
         f"labels {record['labels']}",

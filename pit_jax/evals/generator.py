@@ -15,11 +15,12 @@ from pit_jax.models.autoencoder import AutoencoderKL
 from pit_jax.models.normalisation import Normalisation
 from pit_jax.models.transformer import compute_dtype
 from pit_jax.parallel.mesh import BATCH_AXES, batch_spec
-from pit_jax.validation import sample_batch
+from pit_jax.validation import sample_batch, sample_dtype
 from pit_jax.weights import autoencoder
 
 # Latents that a device decodes at once: its activations are 500 times as large as they are.
 DECODED_AT_ONCE = 8
+_LABELS = 2**33  # of random numbers, beside those that seeds order data and pixels by
 
 
 class Generator:
@@ -142,7 +143,8 @@ class Generator:
             "weights_sha256": self.decoder.weights_sha256,
         }
         with jax.set_mesh(self._mesh):
-            dtype = compute_dtype(self._config.model.dtype).name
+            dtype = compute_dtype(sample_dtype(self._config)).name
+        fixed = options.sampler == "ddpm" and not self._config.diffusion.learn_sigma
         return {
             "dtype": dtype,
             "sampler": options.sampler,
@@ -157,6 +159,7 @@ class Generator:
             "labels": labels if isinstance(labels, str) else list(labels),
             "image_shape": list(self.image_shape),
             "decoder": decoder,
+            **({"variance": options.variance} if fixed else {}),
         }
 
 
@@ -179,15 +182,16 @@ def choose_labels(
     Args:
       config: resolved.
       indices: (n,).
-      wanted: "balanced" gives index i the label i mod classes, "unconditional" none; numbers
-        are taken in turn. By default "balanced", or "unconditional" if the network knows no
-        classes.
+      wanted: "balanced" gives index i the label i mod classes, "random" one that is drawn from
+        (`sample.seed`, i), "unconditional" none; numbers are taken in turn. By default what
+        `sample.labels` says, or "unconditional" if the network knows no classes.
 
     Raises:
       ConfigError: if the network was not trained for that, or there is no such class.
     """
     classes, conditional = config.data.num_classes, config.diffusion.conditional
-    wanted = wanted if wanted is not None else ("balanced" if conditional else "unconditional")
+    if wanted is None:
+        wanted = config.sample.labels if conditional else "unconditional"
     if wanted == "unconditional":
         if conditional and config.diffusion.label_drop == 0:
             raise ConfigError(
@@ -202,11 +206,15 @@ def choose_labels(
         )
     if wanted == "balanced":
         return (indices % classes).astype(np.int32), wanted
+    if wanted == "random":
+        bits = np.random.Philox(key=(config.sample.seed, _LABELS))
+        drawn = bits.random_raw(int(indices.max(initial=-1)) + 1)[indices]
+        return (drawn % np.uint64(classes)).astype(np.int32), wanted
     numbers = [] if isinstance(wanted, str) else [int(x) for x in wanted]
     if not numbers or not all(0 <= x < classes for x in numbers):
         raise ConfigError(
-            f"labels {_words(wanted)}: write numbers from 0 to {classes - 1}, 'balanced' or"
-            " 'unconditional'"
+            f"labels {_words(wanted)}: write numbers from 0 to {classes - 1}, 'balanced',"
+            " 'random' or 'unconditional'"
         )
     return np.asarray(numbers, np.int32)[indices % len(numbers)], numbers
 
@@ -255,12 +263,14 @@ def decode_size(count: int, ways: int) -> int:
 def decoding(model: AutoencoderKL, normalisation: Normalisation, mesh: Mesh) -> Callable:
     """Jitted: parameters, normalised latents (B, h, w, c), split over the mesh → whole grey
     levels (B, S, S, C), not limited: an infinite one would pass as white."""
-    # What is measured keeps its digits: bfloat16 would be an error of its own in an image.
+    # What is measured keeps its digits: bfloat16 would be an error of its own in an image, and
+    # at its default precision a TPU multiplies float32 in it.
     model = model.clone(dtype="float32")
     whole = NamedSharding(mesh, PartitionSpec())
 
     def decode(params: Any, x: jax.Array) -> jax.Array:
-        x = model.apply({"params": params}, normalisation.invert(x), method="decode")
+        with jax.default_matmul_precision("highest"):
+            x = model.apply({"params": params}, normalisation.invert(x), method="decode")
         return (x + 1) * 127.5
 
     shardings = (whole, NamedSharding(mesh, batch_spec()))

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from pit_jax.models.embed import unpatchify
+from pit_jax.models.initialisation import SCHEMES
 from pit_jax.models.pointwise import LayerNorm
 from pit_jax.models.transformer import compute_dtype
 from pit_jax.models.vit import Encoder, fields, has_cls
@@ -26,7 +27,7 @@ class DepthViT(Encoder, kw_only=True):
         if not head:
             return x.mean(axis=1, dtype=jnp.float32)
         # Not "head", or a classifier's of as many outputs would be taken for it.
-        init = nn.initializers.truncated_normal(0.02)
+        init = SCHEMES[self.initial].head(0.02)
         dense = nn.Dense(self.patch**2, dtype=jnp.float32, kernel_init=init, name="depth_head")
         return unpatchify(dense(x), images.shape[1], self.patch)[..., 0]
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pit_jax.models import order
+from pit_jax.models.initialisation import SCHEMES
 
 IN_BOUNDS = "promise_in_bounds"  # of indices we drew ourselves: nothing to check or fill in
 
@@ -116,6 +117,7 @@ class Embed(nn.Module):
     cls: bool = True
     embed: str = "linear"
     dictionary_bits: int = 8
+    initial: str = "xavier"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -136,10 +138,12 @@ class Embed(nn.Module):
         if self.embed == "dictionary":
             x = ColourDictionary(self.width, self.dictionary_bits, self.dtype, name="colour")(x)
         else:
+            scheme, numbers = SCHEMES[self.initial], x.shape[-1]
             x = nn.Dense(
                 self.width,
                 dtype=self.dtype,
-                kernel_init=nn.initializers.xavier_uniform(),
+                kernel_init=scheme.patch(numbers),
+                bias_init=scheme.patch_bias(numbers),
                 name="patch",
             )(x)  # (B, N, width)
         if self.cls:

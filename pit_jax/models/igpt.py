@@ -60,6 +60,7 @@ class IGPT(nn.Module, kw_only=True):
     dropout: float = 0.0
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
+    initial: str = "xavier"
     attention: str = "auto"
     exchange: str = "auto"
     remat: str = "none"
@@ -87,6 +88,7 @@ class IGPT(nn.Module, kw_only=True):
             dropout=self.dropout,
             layer_scale=self.layer_scale,
             norm_eps=self.norm_eps,
+            initial=self.initial,
             attention=self.attention,
             exchange=self.exchange,
             mask=Mask(causal=True),

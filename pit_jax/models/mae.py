@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from pit_jax.models.embed import IN_BOUNDS, patchify, sincos2d_with_cls
+from pit_jax.models.initialisation import SCHEMES
 from pit_jax.models.pointwise import LayerNorm
 from pit_jax.models.transformer import Trunk, compute_dtype
 from pit_jax.models.vit import Encoder, fields, has_cls
@@ -39,6 +40,7 @@ class Decoder(nn.Module):
     position: str = "learned"
     position_std: float = 0.02
     norm_eps: float = 1e-6
+    initial: str = "xavier"
     attention: str = "auto"
     exchange: str = "auto"
     remat: str = "none"
@@ -49,7 +51,7 @@ class Decoder(nn.Module):
         count = self.patches[0] * self.patches[1]
 
         def dense(features: int, name: str, dtype: jnp.dtype) -> nn.Dense:
-            init = nn.initializers.xavier_uniform()
+            init = SCHEMES[self.initial].dense
             return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
 
         x = dense(self.width, "embed", self.dtype)(x)  # (B, [1 +] K, width)
@@ -71,6 +73,7 @@ class Decoder(nn.Module):
             heads=self.heads,
             mlp=self.mlp,
             norm_eps=self.norm_eps,
+            initial=self.initial,
             attention=self.attention,
             exchange=self.exchange,
             remat=self.remat,
@@ -115,6 +118,7 @@ class MAE(Encoder, kw_only=True):
             position=self.decoder_position,
             position_std=self.position_std,
             norm_eps=self.norm_eps,
+            initial=self.initial,
             attention=self.attention,
             exchange=self.exchange,
             remat=self.remat,

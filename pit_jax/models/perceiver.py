@@ -17,13 +17,15 @@ import jax.numpy as jnp
 
 from pit_jax.models.attention import attention
 from pit_jax.models.embed import Embed
+from pit_jax.models.initialisation import SCHEMES
 from pit_jax.models.pointwise import LayerNorm, gelu
 from pit_jax.models.transformer import Trunk, compute_dtype
 from pit_jax.parallel.mesh import constrain
 
 
-def _dense(features: int, dtype: jnp.dtype, name: str) -> nn.Dense:
-    init = nn.initializers.xavier_uniform()
+def _dense(features: int, dtype: jnp.dtype, name: str, initial: str) -> nn.Dense:
+    scheme = SCHEMES[initial]
+    init = scheme.attention if name in ("query", "key", "value") else scheme.dense
     return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
 
 
@@ -37,12 +39,15 @@ class KeysValues(nn.Module):
 
     heads: int
     norm_eps: float
+    initial: str
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         y = LayerNorm(self.norm_eps, self.dtype, name="norm")(tokens)
-        key, value = (_dense(y.shape[-1], self.dtype, name)(y) for name in ("key", "value"))
+        key, value = (
+            _dense(y.shape[-1], self.dtype, name, self.initial)(y) for name in ("key", "value")
+        )
         return _split_heads(key, self.heads), _split_heads(value, self.heads)
 
 
@@ -61,6 +66,7 @@ class Round(nn.Module):
     attention: str
     exchange: str
     remat: str
+    initial: str
     dtype: jnp.dtype
 
     @nn.compact
@@ -71,19 +77,20 @@ class Round(nn.Module):
             return nn.Dropout(self.dropout, deterministic=not train)(y)
 
         y = LayerNorm(self.norm_eps, self.dtype, name="norm1")(z)
-        q = _split_heads(_dense(width, self.dtype, "query")(y), self.heads)
+        q = _split_heads(_dense(width, self.dtype, "query", self.initial)(y), self.heads)
         y = attention(q, keys, values, self.attention, exchange=self.exchange).reshape(z.shape)
-        z = z + drop(_dense(width, self.dtype, "out")(y))
+        z = z + drop(_dense(width, self.dtype, "out", self.initial)(y))
         y = LayerNorm(self.norm_eps, self.dtype, name="norm2")(z)
-        y = drop(gelu(_dense(self.mlp, self.dtype, "up")(y)))
+        y = drop(gelu(_dense(self.mlp, self.dtype, "up", self.initial)(y)))
         y = constrain(y, "batch", "seq", "model")  # (B, M, mlp)
-        z = z + drop(_dense(width, self.dtype, "down")(y))
+        z = z + drop(_dense(width, self.dtype, "down", self.initial)(y))
         return Trunk(
             depth=self.depth,
             heads=self.heads,
             mlp=self.mlp,
             dropout=self.dropout,
             norm_eps=self.norm_eps,
+            initial=self.initial,
             attention=self.attention,
             exchange=self.exchange,
             remat=self.remat,
@@ -117,6 +124,7 @@ class Perceiver(nn.Module, kw_only=True):
     dictionary_bits: int = 8
     dropout: float = 0.0
     norm_eps: float = 1e-6
+    initial: str = "xavier"
     attention: str = "auto"
     exchange: str = "auto"
     remat: str = "none"
@@ -133,17 +141,20 @@ class Perceiver(nn.Module, kw_only=True):
             cls=False,
             embed=self.embed,
             dictionary_bits=self.dictionary_bits,
+            initial=self.initial,
             dtype=dtype,
             name="embed",
         )(images.astype(dtype) if self.embed == "linear" else images)
         tokens = constrain(tokens, "batch", "seq", None)  # (B, N, d)
-        init = nn.initializers.truncated_normal(0.02)
+        init = SCHEMES[self.initial].head(0.02)
         z = self.param("latents", init, (self.latents, self.width), jnp.float32)
         z = jnp.broadcast_to(z.astype(dtype), (len(images), *z.shape))
         z = constrain(z, "batch", "seq", None)  # (B, M, d)
 
         def part(name: str) -> tuple[jax.Array, jax.Array, Round]:
-            keys_values = KeysValues(self.heads, self.norm_eps, dtype, name=f"{name}_pixels")
+            keys_values = KeysValues(
+                self.heads, self.norm_eps, self.initial, dtype, name=f"{name}_pixels"
+            )
             a_round = Round(
                 depth=self.depth,
                 heads=self.heads,
@@ -153,6 +164,7 @@ class Perceiver(nn.Module, kw_only=True):
                 attention=self.attention,
                 exchange=self.exchange,
                 remat=self.remat,
+                initial=self.initial,
                 dtype=dtype,
                 name=name,
             )

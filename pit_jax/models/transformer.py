@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from pit_jax.models.attention import attention, choose
+from pit_jax.models.initialisation import SCHEMES
 from pit_jax.models.mask import FULL, Mask, layer_radii
 from pit_jax.models.pointwise import ACTIVATIONS, LayerNorm, modulated_norm
 from pit_jax.models.product import product
@@ -139,6 +140,7 @@ class Block(nn.Module):
     norm_eps: float = 1e-6
     activation: str = "gelu"
     conditioned: bool = False
+    initial: str = "xavier"
     attention: str = "auto"
     exchange: str = "auto"
     masks: tuple[Mask, ...] = (FULL,)
@@ -159,8 +161,10 @@ class Block(nn.Module):
             modulation(c, 6, width) if self.conditioned else (None,) * 6  # (B, d) each
         )
 
+        scheme = SCHEMES[self.initial]
+
         def dense(features: int, name: str) -> nn.Dense:
-            init = nn.initializers.xavier_uniform()
+            init = scheme.attention if name in ("query", "key", "value") else scheme.dense
             return nn.Dense(
                 features, dtype=self.dtype, kernel_init=init, dot_general=product, name=name
             )
@@ -234,6 +238,7 @@ class Trunk(nn.Module):
     norm_eps: float = 1e-6
     activation: str = "gelu"
     conditioned: bool = False
+    initial: str = "xavier"
     attention: str = "auto"
     exchange: str = "auto"
     mask: Mask = FULL
@@ -269,6 +274,7 @@ class Trunk(nn.Module):
             norm_eps=self.norm_eps,
             activation=self.activation,
             conditioned=self.conditioned,
+            initial=self.initial,
             attention=self.attention,
             exchange=self.exchange,
             dtype=self.dtype,

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from pit_jax.models.embed import Embed, draw
+from pit_jax.models.initialisation import SCHEMES
 from pit_jax.models.pointwise import LayerNorm
 from pit_jax.models.sizes import num_kept
 from pit_jax.models.transformer import Trunk, compute_dtype
@@ -45,6 +46,7 @@ class Encoder(nn.Module, kw_only=True):
     dropout: float = 0.0
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
+    initial: str = "xavier"
     attention: str = "auto"
     exchange: str = "auto"
     remat: str = "none"
@@ -83,6 +85,7 @@ class Encoder(nn.Module, kw_only=True):
             cls=cls,
             embed=self.embed,
             dictionary_bits=self.dictionary_bits,
+            initial=self.initial,
             dtype=dtype,
             name="embed",
         )(images.astype(dtype) if self.embed == "linear" else images, keep)
@@ -96,6 +99,7 @@ class Encoder(nn.Module, kw_only=True):
             dropout=self.dropout,
             layer_scale=self.layer_scale,
             norm_eps=self.norm_eps,
+            initial=self.initial,
             attention=self.attention,
             exchange=self.exchange,
             window=self.window,
@@ -126,13 +130,14 @@ class ViT(Encoder, kw_only=True):
     """
 
     num_classes: int
+    head_std: float = 0.02
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False, head: bool = True) -> jax.Array:
         x = self.represent(images, train)
         if not head:
             return x
-        init = nn.initializers.truncated_normal(0.02)
+        init = SCHEMES[self.initial].head(self.head_std)
         return nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=init, name="head")(x)
 
 
@@ -155,7 +160,7 @@ def has_cls(pool: str) -> bool:
 
 def build(model, num_classes: int) -> ViT:
     """The module that the `model` group of a resolved config describes."""
-    return ViT(num_classes=num_classes, **fields(model))
+    return ViT(num_classes=num_classes, head_std=model.head_std, **fields(model))
 
 
 def fields(model) -> dict:

@@ -123,7 +123,7 @@ def point(
     for name, other in needs.items():
         assign(config, name, str(RunDir(workdir).path / other.directory))
     made = Point(index, label, overrides, config, digest, directory, needs, swept)
-    before = identity(_without_later(config), swept, needs)  # by a version that knew no such fields
+    before = identity(without_later(config), swept, needs)  # by a version that knew no such fields
     called = dict.fromkeys((digest[:8], before[:8]))
     known = {run.path.name: run for name in called for run in there.get(name, ())}
     if directory not in known:
@@ -153,7 +153,7 @@ def _is_of(point: Point, run: RunDir) -> bool:
         return False
 
 
-def _without_later(config: ConfigDict) -> ConfigDict:
+def without_later(config: ConfigDict) -> ConfigDict:
     """A copy with the fields that came later, and changed what runs are, at their default."""
     config = config.copy_and_resolve_references()
     for name, field in FIELDS.items():

@@ -20,7 +20,7 @@ from pit_jax.parallel.mesh import constrain
 from pit_jax.perf import flops
 from pit_jax.tasks.images import ImageTask
 from pit_jax.tasks.program import Program
-from pit_jax.validation import sample_batch
+from pit_jax.validation import sample_batch, sample_dtype
 from pit_jax.weights import autoencoder_names, tensors
 
 
@@ -43,7 +43,7 @@ class Diffusion(ImageTask):
           ConfigError: if the manifest lacks something.
         """
         super().__init__(config)
-        self.process = process(config.diffusion)
+        self.process = process(config.diffusion, config.sample.variance)
         self.classes = config.data.num_classes if config.diffusion.conditional else 0
         outputs = self.process.outputs(config.data.channels)
         self.model = dit.build(config.model, outputs, self.classes)
@@ -172,14 +172,22 @@ class Diffusion(ImageTask):
           batch: "label" (B,) int32, `num_classes` meaning none; "index" (B,) int32.
           extra: the seed, a uint32.
         """
+        if self.config.sample.dtype != "float32":
+            return self._generate(params, batch, extra)
+        # At its default precision a TPU multiplies float32 in bfloat16.
+        with jax.default_matmul_precision("highest"):
+            return self._generate(params, batch, extra)
+
+    def _generate(self, params: Any, batch: dict, extra: jax.Array) -> jax.Array:
         options, labels = self.config.sample, batch["label"]
+        model = self.model.clone(dtype=sample_dtype(self.config))
         root = jax.random.key(extra)
         keys = _fold_in(root, batch["index"])
         shape = self.image_shape()[1:]
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(_fold_in(keys, 0))
         denoise = guidance.guided(
             self.process,
-            lambda x, time, label: self.model.apply({"params": params}, x, time, label),
+            lambda x, time, label: model.apply({"params": params}, x, time, label),
             self.classes,
             options.guidance,
             options.guidance_channels,
@@ -290,8 +298,9 @@ def decoder_model(config: Any, origin: latent_origin.Origin | None) -> Autoencod
     )
 
 
-def process(diffusion: Any) -> Gaussian | Flow:
-    """The process that a config's `diffusion` group describes.
+def process(diffusion: Any, variance: str = "large") -> Gaussian | Flow:
+    """The process that a config's `diffusion` group describes, sampled with this variance where
+    none is learned.
 
     Raises:
       ConfigError: for a prediction that the family does not know.
@@ -300,7 +309,8 @@ def process(diffusion: Any) -> Gaussian | Flow:
         times = (diffusion.time_mean, diffusion.time_std)
         return Flow(diffusion.predict, *times, diffusion.min_gap)
     table = schedule.named(diffusion.schedule, diffusion.timesteps)
-    return Gaussian(table, diffusion.predict, diffusion.learn_sigma)
+    what = (diffusion.predict, diffusion.learn_sigma)
+    return Gaussian(table, *what, variance=variance, decoder=diffusion.decoder)
 
 
 def _fold_in(keys: jax.Array, numbers: jax.Array | int) -> jax.Array:

@@ -61,7 +61,7 @@ def held(number, found):
 
 def of(batches, numbers):
     with contextlib.closing(batches):
-        return [x for n, found in zip(numbers, batches) for x in held(n, found["label"])]
+        return [x for n, found in zip(numbers, batches) for x in held(n, found["index"])]
 
 rows = pipeline.local_rows(sharding, batch)
 exactly = pipeline.TrainBatches(reader, seed, batch, rows)  # none ahead

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pit_jax.data import resize
+from pit_jax import configfile
+from pit_jax.data import pipeline, resize, sources
 
 from .images import noise, to_pil
 
@@ -37,6 +38,48 @@ def test_center_crop_is_pils_resize_and_the_middle(shape, channels, keep, short,
     top, left = (height - 16) // 2, (width - 16) // 2
     expected = expected[top : top + 16, left : left + 16].reshape(found.shape)
     assert np.abs(found.astype(int) - expected).max() <= apart
+
+
+def as_adm(image: Image.Image, size: int) -> np.ndarray:
+    """What public DiT and ADM make of an image, step by step."""
+    width, height = image.size
+    while min(width, height) // size >= 2:
+        width, height = width // 2, height // 2
+        image = image.resize((width, height), Image.Resampling.BOX)
+    scale = size / min(width, height)
+    width, height = round(width * scale), round(height * scale)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(64, 70), (31, 40), (130, 97), (257, 301), (16, 16), (40, 500)])
+def test_halving_is_public_dits_to_the_bit(shape, channels):
+    image = noise(*shape, channels)
+    view = resize.center_view(shape, 16, halve=True)
+    assert len(view.halved) == int(np.log2(min(shape) / 16))
+    np.testing.assert_array_equal(view.of(image).squeeze(), as_adm(to_pil(image), 16))
+    plain = resize.resize_center_crop(image, 16)
+    if view.halved:  # and another image than without, at full scale whatever a JPEG could save
+        assert np.abs(view.of(image).astype(int) - plain).max() > 8
+        assert view.scale() == 1
+
+
+def test_the_recipes_of_public_dit_halve(tiny):
+    for spec in ("configs/imagenet256_latent.py:images", "configs/imagenet64_pixels.py"):
+        assert configfile.load(spec).data.halve
+    tiny.data.update(image_size=8, halve=True)
+    reader = pipeline.Reader(sources.Digits("test"), tiny.data, train=False)
+    assert reader.chooser()((40, 60)) == resize.center_view((40, 60), 8, halve=True)
+
+
+def test_depths_follow_an_image_that_was_halved():
+    values = np.arange(64.0).reshape(8, 8)
+    np.testing.assert_array_equal(
+        resize.center_view((8, 8), 2, halve=True).nearest(values),
+        resize.center_view((8, 8), 2).nearest(values),
+    )
 
 
 def test_224_of_256_pixels_is_an_eighth_left_out():

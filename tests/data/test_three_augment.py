@@ -1,13 +1,16 @@
 """DeiT III's ThreeAugment and simple random crop, against PIL and NumPy."""
 
+import ast
 import itertools
+import pathlib
+import re
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
-from pit_jax import configfile
+from pit_jax import config, configfile, validation
 from pit_jax.data import pipeline, resize, sources, three_augment
 from pit_jax.errors import ConfigError
 
@@ -131,3 +134,35 @@ def test_what_cannot_be_is_refused_in_a_line(words, sentence):
     with pytest.raises(ConfigError, match=sentence) as caught:
         configfile.load("configs/digits.py:pit", words)
     assert "\n" not in str(caught.value)
+
+
+def recipes() -> dict[str, dict]:
+    """The fields of each row under "Recipes" in docs/augmentation.md."""
+    page = pathlib.Path("docs/augmentation.md").read_text().partition("## Recipes")[2]
+    rows = re.findall(r"^\| ([^|`]+) \| (`.+) \|$", page.partition("\n## ")[0], re.MULTILINE)
+    fields = r"`([a-z_.]+)`=(\(.*?\)|\".*?\"|[\w.]+)"
+    return {
+        name: {field: ast.literal_eval(value) for field, value in re.findall(fields, text)}
+        for name, text in rows
+    }
+
+
+def test_every_recipe_of_the_page_is_a_config():
+    found = recipes()
+    assert len(found) == 5
+    for name, fields in found.items():
+        c = configfile.read("configs/imagenet224.py")
+        whole = {f if "." in f else f"data.augmentation.{f}": x for f, x in fields.items()}
+        for field, value in whole.items():
+            config.assign(c, field, value)
+        resolved = config.flatten(validation.resolve(c))
+        assert all(resolved[field] == value for field, value in whole.items()), name
+
+
+def test_deit_iii_on_imagenet_21k_neither_mixes_nor_repeats():
+    """Its published command: --mixup 0 --cutmix 1.0 --no-repeated-aug --ThreeAugment --src."""
+    found = recipes()
+    small, large = (found[f"DeiT III on ImageNet-{size}k"] for size in (1, 21))
+    assert set(small) - set(large) == {"repeats", "mixup", "scale"}
+    assert set(large) - set(small) == {"train.label_smoothing"}
+    assert (small["crop"], large["crop"]) == ("resized", "simple")

@@ -133,19 +133,21 @@ def test_dpm(diffusers, predict, steps):
     assert_equal_steps(found, expected)
 
 
-@pytest.mark.parametrize("learn_sigma", [False, True])
+@pytest.mark.parametrize(
+    ("learn_sigma", "variance"), [(False, "small"), (False, "large"), (True, "large")]
+)
 @pytest.mark.parametrize("predict", THEIRS)
-def test_ddpm(diffusers, predict, learn_sigma, monkeypatch):
+def test_ddpm(diffusers, predict, learn_sigma, variance, monkeypatch):
     from diffusers.schedulers import scheduling_ddpm
 
     scheduler = diffusers.DDPMScheduler(
         **options(predict),
         clip_sample=False,
-        variance_type="learned_range" if learn_sigma else "fixed_small",
+        variance_type="learned_range" if learn_sigma else f"fixed_{variance}",
     )
     timesteps = LINEAR.respaced(25).timesteps[::-1]
     scheduler.set_timesteps(timesteps=timesteps.tolist())
-    process = Gaussian(LINEAR, predict, learn_sigma)
+    process = Gaussian(LINEAR, predict, learn_sigma, variance=variance)
     denoise = network(process.outputs(2))
 
     def step(output, t, x, i):

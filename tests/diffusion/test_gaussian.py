@@ -1,5 +1,7 @@
 """Losses of Gaussian diffusion against a float64 reference written from the papers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,7 +93,7 @@ def reference(predict, learn_sigma, x, noise, error, share) -> tuple[np.ndarray,
 def test_losses_are_those_of_the_papers(images, predict, learn_sigma):
     x, noise, error, share = images
     output, expected = reference(predict, learn_sigma, x, noise, error, share)
-    process = Gaussian(named("linear"), predict, learn_sigma)
+    process = Gaussian(named("linear"), predict, learn_sigma, decoder="exact")
     assert output.shape[-1] == process.outputs(2)
     arrays = [jnp.asarray(a, jnp.float32) for a in (output, x, noise)]
     found = jax.jit(process.losses)(*arrays, jnp.asarray(T))
@@ -102,6 +104,54 @@ def test_losses_are_those_of_the_papers(images, predict, learn_sigma):
     if learn_sigma:  # and the rows are no trivial ones
         assert len(set(np.round(expected["vlb"], 3))) >= 6
         assert (expected["vlb"][:2] < 30).all()
+
+
+def public_bits(x0, mean, deviation) -> np.ndarray:
+    """The last term as public DiT has it, of each image: masses by its tanh, in float64."""
+
+    def cdf(level):
+        u = (level - mean) / deviation
+        return 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u**3)))
+
+    upper = np.where(x0 > 0.999, 1, cdf(x0 + 1 / 255))
+    mass = upper - np.where(x0 < -0.999, 0, cdf(x0 - 1 / 255))
+    return -np.log2(np.maximum(mass, 1e-12)).mean((1, 2, 3))
+
+
+def test_the_last_term_is_public_dits(images):
+    x, noise, error, share = images
+    output, expected = reference("x0", True, x, noise, 0.02 * error, share)
+    arrays = [jnp.asarray(a, jnp.float32) for a in (output, x, noise)]
+    found, exact = (
+        np.asarray(
+            jax.jit(Gaussian(named("linear"), "x0", True, decoder=d).losses)(*arrays, T)["vlb"]
+        )
+        for d in ("tanh", "exact")
+    )
+    last = T == 0
+    betas = np.linspace(1e-4, 0.02, 1000)
+    small = betas[1] * betas[0] / (1 - (1 - betas[0]) * (1 - betas[1]))
+    log_variance = (1 + share) / 2 * np.log(betas[0]) + (1 - share) / 2 * np.log(small)
+    wanted = public_bits(x[last], output[last][..., :2], np.exp(log_variance[last] / 2))
+    np.testing.assert_allclose(found[last], wanted, rtol=1e-5)
+    np.testing.assert_allclose(exact, expected["vlb"], rtol=1e-5, atol=1e-6)
+    assert (np.abs(found[last] / exact[last] - 1) > 1e-5).all()  # one would not pass for the other
+    np.testing.assert_array_equal(found[~last], exact[~last])
+
+
+@pytest.mark.parametrize("steps", [1000, 250])
+def test_a_variance_that_is_not_learned_is_public_dits(steps):
+    """The large one is β, the small one β̃; at t = 0 both are β̃ of t = 1."""
+    process = Gaussian(named("linear"), "epsilon", False).respaced(steps)
+    betas, left = process.schedule.betas, np.cumprod(1 - process.schedule.betas)
+    before = np.append(1.0, left[:-1])
+    small = betas * (1 - before) / (1 - left)
+    expected = {"large": np.append(small[1], betas[1:]), "small": np.append(small[1], small[1:])}
+    t, x = np.arange(steps), np.zeros((steps, 1, 1, 1), np.float32)
+    assert process.variance == "large"  # the default of the public code
+    for which, variance in expected.items():
+        said = dataclasses.replace(process, variance=which).read(x, x, t)
+        np.testing.assert_allclose(said.log_variance.ravel(), np.log(variance), rtol=1e-5)
 
 
 def test_only_the_variance_learns_from_the_bound(images):

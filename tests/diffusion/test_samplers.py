@@ -220,15 +220,16 @@ def ancestral(steps, share=None, eta=1.0) -> normal.Affine:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "learn_sigma", "options", "expected"),
+    ("sampler", "learned", "options", "expected"),
     [
-        ("ddpm", False, {}, {}),
-        ("ddpm", True, {}, {"share": SHARE}),
-        ("ddim", True, {"eta": 0.5}, {"eta": 0.5}),
+        ("ddpm", (False, "small"), {}, {}),
+        ("ddpm", (False, "large"), {}, {"share": 1.0}),
+        ("ddpm", (True,), {}, {"share": SHARE}),
+        ("ddim", (True,), {"eta": 0.5}, {"eta": 0.5}),
     ],
 )
-def test_images_are_distributed_as_the_steps_say(sampler, learn_sigma, options, expected):
-    process = Gaussian(LINEAR, "epsilon", learn_sigma)
+def test_images_are_distributed_as_the_steps_say(sampler, learned, options, expected):
+    process = Gaussian(LINEAR, "epsilon", *learned)
     _, found = run(process, sampler, 8, count=16384, **options)
     state = ancestral(8, **expected)
     normal.assert_distributed(found, state.vector, state.covariance)
@@ -245,15 +246,15 @@ def test_many_ancestral_steps_give_the_data():
     _, found = run(Gaussian(LINEAR, "epsilon", True), "ddpm", 250, count=2048)
     normal.assert_distributed(found, normal.MEAN, normal.COVARIANCE)
     # Without a learned variance 250 steps have too little of it, by an eighth along one axis.
-    _, found = run(Gaussian(LINEAR, "epsilon", False), "ddpm", 1000, count=4096)
+    _, found = run(Gaussian(LINEAR, "epsilon", False, variance="small"), "ddpm", 1000, count=4096)
     normal.assert_data(found.mean(0), np.cov(found.T), 5 / 4096**0.5, 0.15)
-    _, found = run(Gaussian(LINEAR, "epsilon", False), "ddpm", 50, count=4096)
+    _, found = run(Gaussian(LINEAR, "epsilon", False, variance="small"), "ddpm", 50, count=4096)
     with pytest.raises(AssertionError):
         normal.assert_data(found.mean(0), np.cov(found.T), 5 / 4096**0.5, 0.15)
 
 
 def test_ddim_with_all_of_the_noise_is_ddpm():
-    process = Gaussian(LINEAR, "v", False)
+    process = Gaussian(LINEAR, "v", False, variance="small")
     _, one = run(process, "ddim", 20, eta=1.0)
     _, other = run(process, "ddpm", 20)
     np.testing.assert_allclose(one, other, atol=1e-4)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from scipy import stats
 
-from pit_jax import validation
+from pit_jax import configfile, validation
 from pit_jax.config import base
 from pit_jax.data.latents import MANIFEST, Manifest
 from pit_jax.errors import ConfigError, NonFiniteLoss
@@ -243,6 +244,25 @@ def test_labels_are_a_function_of_the_index():
     labels, choice = choose_labels(settings(diffusion__conditional=False), indices)
     np.testing.assert_array_equal(labels, [10] * 5)
     assert choice == "unconditional"
+
+
+def test_random_labels_are_a_function_of_seed_and_index():
+    config, indices = settings(sample__labels="random"), np.arange(4000)
+    labels, choice = choose_labels(config, indices)
+    assert (choice, labels.dtype) == ("random", np.int32)
+    mixed = indices[::-7]
+    np.testing.assert_array_equal(choose_labels(config, mixed)[0], labels[mixed])
+    counts = np.bincount(labels, minlength=10)
+    assert stats.chisquare(counts).pvalue > 1e-3
+    assert len(set(counts)) > 1  # balanced ones would be 400 each
+    balanced = settings()
+    assert choose_labels(balanced, indices)[1] == "balanced"
+    np.testing.assert_array_equal(choose_labels(balanced, indices, "random")[0], labels)
+    other, _ = choose_labels(settings(sample__labels="random", sample__seed=1), indices)
+    assert (other != labels).mean() > 0.8
+    unknowing = settings(sample__labels="random", diffusion__conditional=False)
+    assert choose_labels(unknowing, indices)[1] == "unconditional"
+    assert configfile.load("configs/imagenet256_latent.py:dit-xl/2").sample.labels == "random"
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,28 @@ def test_a_sample_depends_on_seed_index_and_label_alone(task, params):
     assert np.abs(whole - np.asarray(generate(params, relabelled, np.uint32(7)))).max() > 1e-3
 
 
+def test_samples_are_made_in_the_dtype_that_is_asked_for(params):
+    """Float32 whatever the model trains in, and not in a TPU's three digits of it."""
+    made = {}
+    for of_model, of_samples in [
+        ("float32", "model"),
+        ("bfloat16", "float32"),
+        ("bfloat16", "model"),
+    ]:
+        task = tasks.build(settings(f"model.dtype={of_model}", f"sample.dtype={of_samples}"))
+        generate = jax.jit(task.generate)
+        made[of_model, of_samples] = np.asarray(
+            generate(params, labels_and_indices(4), np.uint32(0))
+        )
+    exact, asked, rough = made.values()
+    np.testing.assert_allclose(asked, exact, atol=1e-5)
+    assert np.abs(rough - exact).max() > 1e-3
+    task = tasks.build(settings("model.dtype=bfloat16", "sample.dtype=float32"))
+    text = str(jax.make_jaxpr(task.generate)(params, labels_and_indices(4), np.uint32(0)))
+    assert "bf16" not in text
+    assert text.count("dot_general[") == text.count("precision=(Precision.HIGHEST")
+
+
 def test_leading_steps_are_what_public_dit_calls_ddim50(monkeypatch):
     asked = []
     monkeypatch.setattr(samplers, "sample", lambda *words, **_: asked.append(words[5]) or words[2])

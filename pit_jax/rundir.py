@@ -91,6 +91,7 @@ class RunDir:
         Raises:
           ConfigError: with the reason when it cannot.
         """
+        files.check_name(self.path, "--workdir")
         probe = self.path / f".writable-{os.getpid()}"
         try:
             if not files.in_bucket(self.path):

@@ -190,6 +190,15 @@ def move(source: epath.PathLike, target: epath.PathLike) -> None:
             epath.Path(source).rename(target)
 
 
+def absent(path: epath.PathLike) -> list[str]:
+    """The folders that have to be made for a local path, the deepest first."""
+    found, folder = [], os.path.abspath(path)
+    while not os.path.lexists(folder):
+        found.append(folder)
+        folder = os.path.dirname(folder)
+    return found
+
+
 @contextlib.contextmanager
 def told(path: epath.PathLike, what: str = "written") -> Iterator[None]:
     """Turns what file systems raise, and the many types of bucket drivers, into one line.

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pit_jax import grammar, launch_grammar
+from pit_jax import grammar, launch_grammar, printing
 from pit_jax.errors import (
     EXIT_BUG,
     EXIT_DONE,
@@ -23,6 +23,7 @@ from pit_jax.errors import (
     Stopped,
 )
 
+_PRINT = ("show", "preflight", "bench", "eval", "compare")  # of which nothing else may be left
 _LONGEST = 900  # characters of a line that says what is wrong
 
 
@@ -279,15 +280,14 @@ def run(argv: Sequence[str]) -> int:
             return 2 if argv else 0
         grammar.check_flags(rest, args.parser)
         args.function(args, rest)
+        if args.verb in _PRINT:
+            printing.check()
     except (PitError, Stopped) as error:
         print(f"pit-jax: {_printable(str(error))}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         print("pit-jax: interrupted", file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # `pit-jax show ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BUG
     except Exception as error:
         from pit_jax.parallel import processes
 
@@ -301,6 +301,7 @@ def run(argv: Sequence[str]) -> int:
 def main() -> NoReturn:
     from pit_jax.parallel import processes
 
+    printing.prepare()
     if {"train", "eval", "sample"} & set(sys.argv[1:2]):
         processes.restart_with_huge_pages()
     try:

@@ -10,6 +10,7 @@ import numpy as np
 import rich.console
 import rich.progress
 
+from pit_jax import printing
 from pit_jax.errors import ConfigError, PitError
 from pit_jax.files import told
 from pit_jax.rundir import RunDir
@@ -154,11 +155,11 @@ class Progress:
             if self._bar:
                 self._console.print(text, markup=False, highlight=False, soft_wrap=True)
             else:
-                print(text, flush=True)
+                printing.line(text, sys.stdout)
 
     def warn(self, text: str) -> None:
         """A line that matters even when nobody watches the bar."""
-        print(text, file=sys.stderr, flush=True)
+        printing.line(text, sys.stderr)
 
     def update(
         self, step: int, loss: float | None = None, rate: float = 0, left: float = 0

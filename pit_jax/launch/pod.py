@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from pit_jax import printing
 from pit_jax.errors import EXIT_BUG, EXIT_DONE, PitError
 from pit_jax.launch import worker
 from pit_jax.rundir import RunDir
@@ -45,4 +46,5 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 if __name__ == "__main__":
+    printing.prepare()
     main()

@@ -11,7 +11,6 @@ import dataclasses
 import datetime
 import json
 import math
-import os
 import platform
 import signal
 import sys
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pit_jax import beat, files, lease
+from pit_jax import beat, files, lease, printing
 from pit_jax.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, PitError
 from pit_jax.launch import verdict
 from pit_jax.launch.group import Group, Plan
@@ -334,9 +333,4 @@ def _passing_on(signals: list[int]) -> str:
 
 
 def _print(line: str) -> None:
-    try:
-        sys.stdout.write(f"{line}\n")  # at once, as lines come from several threads
-        sys.stdout.flush()
-    except (OSError, ValueError):  # whoever read it is gone: the run goes on
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    printing.line(line, sys.stdout)

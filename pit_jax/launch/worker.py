@@ -26,7 +26,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pit_jax import configfile, lease
+from pit_jax import configfile, lease, printing
 from pit_jax.errors import (
     EXIT_BUG,
     EXIT_DONE,
@@ -293,4 +293,5 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 if __name__ == "__main__":
+    printing.prepare()
     main()

@@ -202,6 +202,14 @@ class RunDir:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.write("status.json", json.dumps({**self.status(), **fields, "time": now}) + "\n")
 
+    def newest_saved(self) -> int:
+        """The newest step that has a checkpoint, 0 for none, or if that cannot be told."""
+        folder = self.path / "manifests"
+        with contextlib.suppress(StorageError), files.told(folder, "read"):
+            names = [path.name.removesuffix(".json") for path in folder.iterdir()]
+            return max((int(name) for name in names if name.isdecimal()), default=0)
+        return 0
+
     # Metrics --------------------------------------------------------------------------
 
     def wandb_id(self) -> str | None:

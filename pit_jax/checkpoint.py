@@ -1,12 +1,13 @@
 """Checkpoints that are intact or refused.
 
     checkpoints/<step>/         one orbax checkpoint
-    manifests/<step>.json       size and SHA-256 of its every file, and the metrics then
+    manifests/<step>.json       size and checksum of its every file (sums.py), and the metrics then
     corrupt/<step>-<n>/         what failed the check, set aside
 
-Orbax writes in the background and renames when it is done; only then are the files
-hashed, the manifest written and older checkpoints deleted, so a kill at any moment leaves
-the one before whole. A checkpoint without a manifest was cut off and does not count.
+Orbax writes in the background and renames when it is done; only then is it asked which arrays
+it finds there, are the files summed, the manifest written and older checkpoints deleted, so a
+kill at any moment leaves the one before whole. A checkpoint without a manifest was cut off and
+does not count, nor does one in which orbax finds other arrays than were to be saved.
 Orbax itself restores flipped bits without a word, which is why the sums are compared
 before every restore, by process 0 for all.
 """
@@ -21,12 +22,10 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from jax.experimental import multihost_utils
 
-from pit_jax import files
+from pit_jax import files, sums
 from pit_jax.errors import ConfigError, PitError, StorageError
-from pit_jax.files import sha256
 from pit_jax.parallel.rules import path_of
 from pit_jax.rundir import RunDir
 
@@ -35,7 +34,6 @@ _BEST = {"eval/accuracy": 1, "eval/rmse": -1}
 # What orbax writes beside the numbers: 0.2 MB measured for a hundred arrays, and room for
 # the pieces that it merges at the end.
 _OVERHEAD = 1 << 19
-_AT_ONCE = 16  # files that are read to be summed
 
 
 def score(evaluation: dict[str, float]) -> float | None:
@@ -77,7 +75,7 @@ class Checkpoints:
         found = score(metrics)
         if found is not None:
             self._best_saved = max(self._best_saved, found)
-        self._pending = self._thread.submit(self._commit, step, metrics)
+        self._pending = self._thread.submit(self._commit, step, _shapes(state), metrics)
 
     def poll(self) -> None:
         """Raises the StorageError of a save that failed in the background, if one did."""
@@ -96,10 +94,11 @@ class Checkpoints:
         with contextlib.suppress(Exception):  # orbax raises a failed save's error again
             self._checkpointer.close()
 
-    def _commit(self, step: int, metrics: dict[str, float]) -> None:
+    def _commit(self, step: int, shapes: dict[str, tuple], metrics: dict[str, float]) -> None:
         try:
             self._checkpointer.wait_until_finished()
             if jax.process_index() == 0:
+                self._check_saved(step, shapes)
                 self._rundir.flush_rows()  # or the rows before this step would be lost for good
                 self._write_manifest(step, metrics)
                 self._prune()
@@ -107,6 +106,15 @@ class Checkpoints:
             raise
         except Exception as error:
             raise self._failed(step, error) from None
+
+    def _check_saved(self, step: int, shapes: dict[str, tuple]) -> None:
+        """Whether the arrays are there: their names and shapes are read back, not their bytes."""
+        try:
+            wrong = self._difference(step, shapes, "it should be")
+        except StorageError as error:
+            wrong = str(error)
+        if wrong:
+            raise self._failed(step, OSError(f"read back it is not what was saved: {wrong}"))
 
     def _check_space(self, step: int, state: Any) -> None:
         """Refuses a save that cannot fit, rather than have orbax find out half-way."""
@@ -119,7 +127,7 @@ class Checkpoints:
             raise self._failed(step, OSError(f"no space left on the disk ({sizes})"))
 
     def _failed(self, step: int, error: Exception) -> StorageError:
-        reason = " ".join(str(error).split())[:300]
+        reason = _line(error)
         if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
             reason = "no space left on the disk"
         message = f"the checkpoint of step {step} could not be written to {self._root}: {reason}"
@@ -127,7 +135,7 @@ class Checkpoints:
         return StorageError(message + (f"; step {before[-1]} is intact" if before else ""))
 
     def _write_manifest(self, step: int, metrics: dict[str, float]) -> None:
-        content = _sums(_files(self._root / str(step)))
+        content = sums.of_folder(self._root / str(step))
         manifest = {"step": step, "metrics": metrics, "files": content}
         self._rundir.write(f"manifests/{step}.json", json.dumps(manifest, indent=1) + "\n")
 
@@ -168,17 +176,7 @@ class Checkpoints:
         manifest = self._manifest(step)
         if manifest is None:
             return [f"manifests/{step}.json is unreadable"]
-        found = _files(self._root / str(step))
-        problems = [f"{name} is missing" for name in manifest["files"] if name not in found]
-        for name, is_now in _sums(found).items():
-            expected = manifest["files"].get(name)
-            if expected is None:
-                problems.append(f"{name} does not belong to it")
-            elif is_now["bytes"] != expected["bytes"]:
-                problems.append(f"{name} has {is_now['bytes']} bytes, not {expected['bytes']}")
-            elif is_now["sha256"] != expected["sha256"]:
-                problems.append(f"{name} has changed (SHA-256 differs)")
-        return problems
+        return sums.problems(self._root / str(step), manifest["files"])
 
     def require_intact(self, step: int) -> None:
         """Raises StorageError, naming what is wrong, unless `step` passes verification."""
@@ -259,28 +257,35 @@ class Checkpoints:
         try:
             return self._checkpointer.restore(self._root / str(step), shapes)
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
             raise StorageError(
-                f"checkpoint {step} in {self._root} cannot be restored: {reason}"
+                f"checkpoint {step} in {self._root} cannot be restored: {_line(error)}"
             ) from None
 
     def _check_shapes(self, step: int, shapes: Any) -> None:
         """Compares before orbax does, whose many errors TensorStore adds its own to."""
-        saved, wanted = (
-            {path_of(keys): tuple(x.shape) for keys, x in jax.tree_util.tree_leaves_with_path(tree)}
-            for tree in (self._metadata(step), shapes)
-        )
+        if wrong := self._difference(step, _shapes(shapes), "the config makes it"):
+            raise ConfigError(f"checkpoint {step} in {self._root} is of another model: {wrong}")
+
+    def _difference(self, step: int, wanted: dict[str, tuple], whose: str) -> str:
+        """Where the arrays that a checkpoint holds have other names or shapes; "" if nowhere."""
+        saved = _shapes(self._metadata(step))
         for path in (*wanted, *saved):
             if saved.get(path) != wanted.get(path):
                 there = saved.get(path, "missing")
-                raise ConfigError(
-                    f"checkpoint {step} in {self._root} is of another model: {path} is {there},"
-                    f" the config makes it {wanted.get(path, 'missing')}"
-                )
+                return f"{path} is {there}, {whose} {wanted.get(path, 'missing')}"
+        return ""
 
     def _metadata(self, step: int) -> Any:
-        with files.told(self._root / str(step), "read"):
-            return self._checkpointer.metadata(self._root / str(step)).item_metadata.tree
+        """The tree of what was saved, without its numbers."""
+        path = self._root / str(step)
+        with files.told(path, "read"):
+            try:
+                found = self._checkpointer.metadata(path).item_metadata
+            except (RuntimeError, ValueError) as error:  # names that TensorStore cannot take
+                raise StorageError(f"{path} could not be read: {_line(error)}") from None
+        if found is None:
+            raise StorageError(f"{path} could not be read: orbax finds no arrays there")
+        return found.tree
 
     def read(self, step: int) -> dict:
         """The tree that was saved at `step`, whole, as nested dicts of NumPy arrays."""
@@ -305,24 +310,11 @@ class Checkpoints:
             return None
 
 
-def _files(directory: epath.Path) -> dict[str, epath.Path]:
-    """Every file below a directory, by its relative path; {} if there is none."""
-    if not directory.exists():
-        return {}
-    # By folders, since in a bucket every question for one file would be a request. The driver
-    # leaves "gs://" out of their names.
-    base, names = str(directory).partition("://")[2] or str(directory), []
-    for folder, _, listed in directory.walk():
-        below = str(folder).partition("://")[2] or str(folder)
-        names += [f"{below.removeprefix(base).strip('/')}/{name}".strip("/") for name in listed]
-    return {name: directory / name for name in sorted(names)}
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Of every array, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_of(keys): tuple(x.shape) for keys, x in leaves}
 
 
-def _sums(found: dict[str, epath.Path]) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of each file. Several at once: a bucket takes its time to answer."""
-
-    def read(path: epath.Path) -> dict[str, Any]:
-        return {"bytes": path.stat().length, "sha256": sha256(path)}
-
-    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        return dict(zip(found, pool.map(read, found.values()), strict=True))
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -30,6 +30,7 @@ def of_all(run: RunDir, start: Callable[[], None]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
 
         def claim() -> bytes:
+            stack.callback(run.leave)  # of what is refused nothing stays
             start()
             stack.enter_context(lease.held(run))
             if leader.several():

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pit_jax import grammar, launch_grammar
+from pit_jax import grammar, launch_grammar, printing
 from pit_jax.errors import (
     EXIT_BUG,
     EXIT_DONE,
@@ -24,6 +24,7 @@ from pit_jax.errors import (
     StorageError,
 )
 
+_PRINT = ("show", "preflight", "bench", "eval", "compare")  # of which nothing else may be left
 _LONGEST = 900  # characters of a line that says what is wrong
 
 
@@ -281,6 +282,8 @@ def run(argv: Sequence[str]) -> int:
         grammar.check_flags(rest, args.parser)
         _spell_home(args)
         args.function(args, rest)
+        if args.verb in _PRINT:
+            printing.check()
     except (PitError, Stopped) as error:
         print(f"pit-jax: {_printable(str(error))}", file=sys.stderr, flush=True)
         return error.exit_code
@@ -293,9 +296,6 @@ def run(argv: Sequence[str]) -> int:
         reason = error.strerror or "permission denied"
         print(f"pit-jax: {_printable(f'{error.filename}: {reason}')}", file=sys.stderr, flush=True)
         return StorageError.exit_code
-    except BrokenPipeError:  # `pit-jax show ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BUG
     except Exception as error:
         from pit_jax.parallel import processes
 
@@ -309,6 +309,7 @@ def run(argv: Sequence[str]) -> int:
 def main() -> NoReturn:
     from pit_jax.parallel import processes
 
+    printing.prepare()
     if {"train", "eval", "sample"} & set(sys.argv[1:2]):
         processes.restart_with_huge_pages()
     try:

@@ -48,6 +48,12 @@ class StorageError(PitError):
     exit_code = 5
 
 
+# The same command would end so again: nobody who starts runs tries these once more.
+FINAL = (ConfigError.exit_code, NonFiniteLoss.exit_code, DoesNotFit.exit_code)
+# A stop that somebody asked for, after saving: the same command goes on.
+ASKED = (EXIT_PREEMPTED, EXIT_INTERRUPTED)
+
+
 class StopAsked(Exception):
     """A stop was asked for in the middle of an evaluation: the trainer saves and leaves."""
 

@@ -75,6 +75,25 @@ def check_place(path: str | os.PathLike, called: str = "the path") -> None:
             ) from None
 
 
+def check_name(path: str | os.PathLike, called: str = "the path") -> None:
+    """Refuses names in which checkpoints would not lie: in which libraries see a pattern.
+
+    Orbax looks for what it has written by a glob pattern, which [1e-3] in a name makes another
+    one; TensorStore takes \\ for a separator, and no name that is not UTF-8.
+
+    Raises:
+      ConfigError: naming the characters.
+    """
+    text = os.fspath(path)
+    wrong = sorted({c for c in text if c in "*?[\\" or "\ud800" <= c <= "\udfff"})
+    if wrong:
+        shown = " ".join(c if c.isprintable() else "bytes that are not UTF-8" for c in wrong[:3])
+        raise ConfigError(
+            f"{called} {printable(text)}: no checkpoint can be written under a name with {shown}:"
+            " name another directory"
+        )
+
+
 def in_bucket(path: epath.PathLike) -> bool:
     """Whether a place is no local one: there objects appear whole, and there are no folders."""
     return "://" in os.fspath(path)
@@ -169,6 +188,15 @@ def move(source: epath.PathLike, target: epath.PathLike) -> None:
         else:
             epath.Path(target).parent.mkdir(parents=True, exist_ok=True)
             epath.Path(source).rename(target)
+
+
+def absent(path: epath.PathLike) -> list[str]:
+    """The folders that have to be made for a local path, the deepest first."""
+    found, folder = [], os.path.abspath(path)
+    while not os.path.lexists(folder):
+        found.append(folder)
+        folder = os.path.dirname(folder)
+    return found
 
 
 @contextlib.contextmanager

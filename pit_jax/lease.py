@@ -198,9 +198,11 @@ def held(
       The lease; None on s3://.
 
     Raises:
-      ConfigError: while another holds it, with host, process and how long ago it renewed.
+      ConfigError: while another holds it, with host, process and how long ago it renewed; or if
+        no checkpoint could be written under its name.
       StorageError: if the directory cannot be read or written.
     """
+    files.check_name(run.path, "--workdir")
     if str(run.path).startswith("s3://"):
         yield None
         return

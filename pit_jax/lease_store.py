@@ -1,5 +1,6 @@
 """Where a lease lies: a file or an object that is replaced only as it was read."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -19,7 +20,7 @@ class Disk:
 
     def __init__(self, path: epath.Path):
         self.path = path
-        self._lock = path.parent / ".lease.lock"  # empty; it means nothing when nobody holds it
+        self._lock = path.parent / ".lease.lock"  # empty; it goes with the lease
         with files.told(self.path):
             path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -34,19 +35,33 @@ class Disk:
 
     def replace(self, content: bytes | None, version: bytes | None) -> bool:
         """Writes, or with None deletes it, if it is still of that version; whether it was."""
-        with files.told(self.path):
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = self._locked()
         try:
-            self._wait_for(descriptor)
             if self.read()[1] != version:
                 return False
             if content is None:
                 self.path.unlink(missing_ok=True)
+                self._lock.unlink(missing_ok=True)
             else:
                 files.write(self.path, content)
             return True
         finally:
             os.close(descriptor)
+
+    def _locked(self) -> int:
+        """The lock's descriptor, once it is ours and still the file of that name."""
+        while True:
+            with files.told(self.path):
+                descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                self._wait_for(descriptor)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(descriptor), os.stat(self._lock)):
+                        return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # whoever held it has ended the lease, and the lock with it
 
     def _wait_for(self, descriptor: int) -> None:
         """Locks; a disk that knows no locks goes without."""

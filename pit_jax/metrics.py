@@ -1,5 +1,7 @@
 """Where a run's numbers go: metrics.jsonl always, TensorBoard, W&B, and the terminal."""
 
+import contextlib
+import secrets
 import sys
 import time
 from typing import Any
@@ -8,56 +10,66 @@ import numpy as np
 import rich.console
 import rich.progress
 
-from pit_jax.errors import ConfigError
-from pit_jax.files import storage_error
+from pit_jax import printing
+from pit_jax.errors import ConfigError, PitError
+from pit_jax.files import told
 from pit_jax.rundir import RunDir
 
 _SHORT_S = 0.05  # too short a time to tell a rate by
 
 
+def check(config: Any) -> None:
+    """Refuses what `Writers` could not do, before anything is written.
+
+    Raises:
+      ConfigError: if a package is missing.
+    """
+    if config.train.wandb:
+        _wandb()
+
+
 class Writers:
-    """Writes a row of scalars to every place the config names. One process writes."""
+    """Writes a row of scalars to every place the config names; a context. One process writes.
+
+    Raises:
+      ConfigError: if Weights & Biases takes no run.
+      StorageError: from every method, if a file cannot be written.
+    """
 
     def __init__(self, rundir: RunDir, config: Any):
         self._rundir = rundir
         self._events = self._wandb = None
+        if config.train.wandb:
+            self._wandb = _begin_wandb(rundir, config)
         if config.train.tensorboard:
             import tensorboardX
 
-            self._events = tensorboardX.SummaryWriter(rundir.local("events"))
-        if config.train.wandb:
-            try:
-                import wandb
-            except ImportError:
-                raise ConfigError(
-                    "config.train.wandb needs Weights & Biases: pip install wandb"
-                ) from None
-            self._wandb = wandb.init(
-                project=config.train.wandb,
-                config=config.to_dict(),
-                name=rundir.path.name,
-                resume="allow",
-            )
+            with self._told():
+                self._events = tensorboardX.SummaryWriter(rundir.local("events"))
+
+    def __enter__(self) -> "Writers":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        # Of a run that fails the first error is the one to tell.
+        with contextlib.suppress(*[PitError] if error else []):
+            self.close()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """One row: {"step", "time", **scalars}; time is seconds since the epoch."""
         self._rundir.append_row({"step": step, "time": round(time.time(), 3), **scalars})
-        try:
+        with self._told():
             for name, value in scalars.items() if self._events else ():
                 self._events.add_scalar(name, value, step)
-        except OSError as error:
-            raise storage_error(self._rundir.path / "events", error) from None
         if self._wandb:
             self._wandb.log(scalars, step=step)
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture (H, W, 3) uint8: a PNG file in the run directory, and TensorBoard."""
         self._rundir.write_picture(step, name, pixels)
-        try:
+        with self._told():
             if self._events:
                 self._events.add_image(name, pixels, step, dataformats="HWC")
-        except OSError as error:
-            raise storage_error(self._rundir.path / "events", error) from None
 
     def close(self) -> None:
         """Writes what is left; to be called once more is harmless.
@@ -68,12 +80,43 @@ class Writers:
         events, run, self._events, self._wandb = self._events, self._wandb, None, None
         if run:
             run.finish()
-        try:
+        with self._told():
             if events:
                 events.close()
-        except OSError as error:
-            raise storage_error(self._rundir.path / "events", error) from None
         self._rundir.flush()
+
+    def _told(self) -> contextlib.AbstractContextManager[None]:
+        return told(self._rundir.path / "events")
+
+
+def _wandb() -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError("config.train.wandb needs Weights & Biases: pip install wandb") from None
+    return wandb
+
+
+def _begin_wandb(rundir: RunDir, config: Any) -> Any:
+    """The run there: of a run that is resumed the same one, by the id in wandb.json."""
+    known = rundir.wandb_id()
+    chosen = known or secrets.token_hex(8)
+    try:
+        begun = _wandb().init(
+            project=config.train.wandb,
+            config=config.to_dict(),
+            name=rundir.path.name,
+            id=chosen,
+            resume="allow",
+        )
+    except Exception as error:  # no key, no network, no such project: all of them its own
+        line = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"config.train.wandb={config.train.wandb}: Weights & Biases takes no run: {line}"
+        ) from None
+    if known is None:
+        rundir.write_wandb_id(chosen)
+    return begun
 
 
 class Progress:
@@ -112,11 +155,11 @@ class Progress:
             if self._bar:
                 self._console.print(text, markup=False, highlight=False, soft_wrap=True)
             else:
-                print(text, flush=True)
+                printing.line(text, sys.stdout)
 
     def warn(self, text: str) -> None:
         """A line that matters even when nobody watches the bar."""
-        print(text, file=sys.stderr, flush=True)
+        printing.line(text, sys.stderr)
 
     def update(
         self, step: int, loss: float | None = None, rate: float = 0, left: float = 0

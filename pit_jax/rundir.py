@@ -5,6 +5,7 @@ env.json        commit, versions, devices, mesh, command line; one entry a start
 metrics.jsonl   one row a logged step; the source of truth
 latents.json    of a run on latents whose they are, see data/latent_origin.py
 status.json     state, exit code, step, total, time, attempt, result
+wandb.json      the id of the run at Weights & Biases, which every start goes on with
 checkpoints/    see checkpoint.py
 events/         TensorBoard
 pictures/       what evaluations draw, <name>-<step>.png
@@ -18,6 +19,7 @@ rewritten at most once a minute, before a checkpoint counts, and at the end; wha
 write by themselves (events, profiles) lies in a temporary folder and is copied then.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import io
@@ -50,6 +52,8 @@ MAY_DIFFER += ("sample.", "autoencoder.weights")
 
 # What may lie in a directory before its run was started there.
 _BEFORE = {"launch.json", "launch", "logs", "lease.json", "heartbeat.json", "status.json"}
+# Of a start that was killed before it had written its config.
+_BEFORE |= {"wandb.json", "events"}
 
 _PACKAGES = ("pit_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
@@ -79,6 +83,7 @@ class RunDir:
             lambda: self.guard(),
         )
         self._mirror = Mirror(self.path)
+        self._made: list[str] = []
 
     @property
     def checkpoints(self) -> epath.Path:
@@ -92,6 +97,8 @@ class RunDir:
         Raises:
           ConfigError: with the reason when it cannot.
         """
+        files.check_name(self.path, "--workdir")
+        self._made = [] if files.in_bucket(self.path) else files.absent(self.path)
         probe = self.path / f".writable-{os.getpid()}"
         try:
             if not files.in_bucket(self.path):
@@ -110,6 +117,12 @@ class RunDir:
                 f"--workdir {self.path} holds no run but other files ({sorted(other)[0]}, ...):"
                 " name an empty or new directory"
             )
+
+    def leave(self) -> None:
+        """Deletes what `create` made, if nothing was written there since."""
+        for folder in self._made:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
 
     def exists(self) -> bool:
         """Whether a run was started here."""
@@ -205,7 +218,24 @@ class RunDir:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.write("status.json", json.dumps({**self.status(), **fields, "time": now}) + "\n")
 
+    def newest_saved(self) -> int:
+        """The newest step that has a checkpoint, 0 for none, or if that cannot be told."""
+        folder = self.path / "manifests"
+        with contextlib.suppress(StorageError), files.told(folder, "read"):
+            names = [path.name.removesuffix(".json") for path in folder.iterdir()]
+            return max((int(name) for name in names if name.isdecimal()), default=0)
+        return 0
+
     # Metrics --------------------------------------------------------------------------
+
+    def wandb_id(self) -> str | None:
+        """The run's id at Weights & Biases; None before there is one."""
+        found = self._json("wandb.json")
+        known = found.get("id") if isinstance(found, dict) else None
+        return known if isinstance(known, str) and known else None
+
+    def write_wandb_id(self, known: str) -> None:
+        self.write("wandb.json", json.dumps({"id": known}) + "\n")
 
     def append_row(self, row: dict[str, Any]) -> None:
         """Adds one row to metrics.jsonl; see `flush`."""

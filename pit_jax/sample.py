@@ -12,7 +12,6 @@ import concurrent.futures
 import contextlib
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from pit_jax import errors, files, image_files, metrics, rundir, signals
 from pit_jax.config import label
-from pit_jax.errors import ConfigError, PitError, Stopped, StorageError
+from pit_jax.errors import ConfigError, PitError, StorageError
 from pit_jax.evals import reference
 from pit_jax.evals.generator import Generator, choose_labels
 from pit_jax.parallel import mesh as meshes
@@ -128,12 +127,13 @@ def sample(
                     image_files.write(target, start + new, images[new])
                 intact[start : start + len(images)] = True
                 if asked := stop_request.asked():
-                    raise _stopped(asked, f"{intact.sum()} of {count} images are written")
+                    raise signals.stopped(asked, f"{intact.sum()} of {count} images are written")
         except BaseException:
             if writes:
                 with contextlib.suppress(OSError):  # the first error is the one to tell
-                    for cut_off in (target / "images").glob(".*.tmp"):
-                        cut_off.unlink(missing_ok=True)
+                    for path in (target / "images").iterdir():  # a glob would take the name of
+                        if path.name.startswith(".") and path.name.endswith(".tmp"):  # `target` too
+                            path.unlink(missing_ok=True)
             raise
         if writes:
             if not finished:
@@ -183,12 +183,6 @@ def _checkpoint(found: Restored) -> dict[str, Any]:
     """Which weights; the manifest has the sums of all their files."""
     manifest = found.run.path / "manifests" / f"{found.number}.json"
     return {"checkpoint_step": found.number, "checkpoint_sha256": files.sha256(manifest)}
-
-
-def _stopped(asked: int, what: str) -> Stopped:
-    """The exception that ends a run because of a signal, with what it left."""
-    code = errors.EXIT_PREEMPTED if asked == signal.SIGTERM else errors.EXIT_INTERRUPTED
-    return Stopped(code, f"{signal.Signals(asked).name}: {what}; start again to go on")
 
 
 # The directory ----------------------------------------------------------------------------
@@ -311,7 +305,7 @@ def _finish(
         with concurrent.futures.ThreadPoolExecutor(image_files.THREADS, "sample") as pool:
             for start in range(0, count, _READ):
                 if number := asked():
-                    raise _stopped(number, f"all {count} images are written, {_NPZ} is not")
+                    raise signals.stopped(number, f"all {count} images are written, {_NPZ} is not")
                 numbers = range(start, min(start + _READ, count))
                 yield np.stack(
                     list(

@@ -1,4 +1,9 @@
-"""SIGTERM and Ctrl-C: finish the step, save, leave. All processes stop at the same step."""
+"""Signals that ask for an end: finish the step, save, leave. All processes stop at the same step.
+
+SIGTERM and Ctrl-C; SIGHUP, when the terminal or the SSH session is gone, unless it is ignored as
+nohup asks; what batch systems send before they kill: SIGXCPU when the time is used up, SIGUSR1 and
+SIGUSR2 as `sbatch --signal` asks. SIGQUIT (Ctrl-\\) stays what ends a process at once.
+"""
 
 import ctypes
 import signal
@@ -8,16 +13,36 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
+from pit_jax import beat
 from pit_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, Stopped
 
 _PR_SET_PDEATHSIG = 1
-_TOGETHER_S, _CTRL_C_TOGETHER_S = 1.0, 0.2
-_EXIT_CODES = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
+_LAST_WORDS_S = 2.0
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2")
+
+
+def that_stop() -> list[int]:
+    """The signals that ask for an end: those not ignored, and not taken for something else.
+
+    Whoever runs others and passes a stop on listens to the same ones.
+    """
+    known = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    if beat.is_watched():  # the supervisor asks for stacks by it
+        known.remove(beat.STACKS)
+    free = (signal.SIG_DFL, signal.default_int_handler)
+    # Ctrl-C and SIGTERM are for us even where a shell script ignores them for its background.
+    always = (signal.SIGTERM, signal.SIGINT)
+    return [n for n in known if n in always or signal.getsignal(n) in free]
+
+
+def together_s(number: int) -> float:
+    """Seconds in which signals are one, see `StopRequest`."""
+    return 0.2 if number == signal.SIGINT else 1.0
+
+
+def exit_code(number: int) -> int:
+    """What a process ends with that has saved because of a signal."""
+    return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_PREEMPTED
 
 
 class StopRequest:
@@ -26,16 +51,22 @@ class StopRequest:
     Signals within a second are one: where all processes of a job are told to stop, a sweep's
     runs are told by the sweep again, and by the system once more if the sweep then dies. A
     second Ctrl-C is meant so at any pace at which people press it.
+
+    Attributes:
+      last_words: called with the signal before the second one ends the process.
     """
 
-    def __init__(self, mesh: Mesh):
+    def __init__(self, mesh: Any):
+        import jax  # what runs no steps uses the rest of this file without it
+
         self._received, self._when = 0, 0.0
         self._before: dict[int, Any] = {}
+        self.last_words: Callable[[int], None] = lambda number: None
         self._agree = _agreement(mesh) if jax.process_count() > 1 else None
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            for number in _EXIT_CODES:
+            for number in that_stop():
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -49,8 +80,10 @@ class StopRequest:
             if sys.platform == "linux":  # whoever inherits an orphan may end, too
                 ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
             return
-        together_s = _CTRL_C_TOGETHER_S if number == signal.SIGINT else _TOGETHER_S
-        if time.monotonic() - self._when > together_s:  # asked twice: do not insist on saving
+        if time.monotonic() - self._when > together_s(number):  # asked twice: do not insist
+            words = threading.Thread(target=self.last_words, args=(number,), daemon=True)
+            words.start()
+            words.join(_LAST_WORDS_S)  # a disk may hang, and the end must not
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
@@ -63,13 +96,18 @@ class StopRequest:
         return self._agree(self._received) if self._agree else self._received
 
 
-def stopped(number: int, step: int) -> Stopped:
-    """The exception that ends a run which saved at `step` because of a signal."""
+def stopped(number: int, what: str) -> Stopped:
+    """The exception that ends a run because of a signal, with what it left."""
     name = signal.Signals(number).name
-    return Stopped(_EXIT_CODES[number], f"{name}: saved at step {step}; start again to go on")
+    return Stopped(exit_code(number), f"{name}: {what}; start again to go on")
 
 
-def _agreement(mesh: Mesh) -> Callable[[int], int]:
+def _agreement(mesh: Any) -> Callable[[int], int]:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec
+
     split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
     previous = None

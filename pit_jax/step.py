@@ -31,7 +31,8 @@ class Steps:
     """Jitted functions of one run and how their arguments are laid out.
 
     init(key) → State; train(state, batch) → (State, metrics), the old state is donated;
-    evaluate(params, batch) → sums over the batch. read(function) jits any other
+    evaluate(params, batch) → sums over the batch; finite(params) → whether all of them are.
+    read(function) jits any other
     function(params, batch, extra) of the task, `extra` an array that all devices get; its
     results come whole to every process. Call them under `jax.set_mesh(mesh)`.
     """
@@ -40,6 +41,7 @@ class Steps:
     train: Callable
     evaluate: Callable
     read: Callable
+    finite: Callable
     shapes: State  # ShapeDtypeStructs that carry their shardings
     batch_sharding: NamedSharding
 
@@ -80,6 +82,13 @@ def build(task: Any, config: Any, mesh: Mesh, clock: Clock) -> Steps:
         evaluate=jax.jit(
             task.evaluate,
             in_shardings=(layout.params, batch_sharding),
+            out_shardings=replicated,
+        ),
+        finite=jax.jit(
+            lambda params: jnp.all(
+                jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)])
+            ),
+            in_shardings=(layout.params,),
             out_shardings=replicated,
         ),
         read=functools.cache(

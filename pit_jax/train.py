@@ -19,6 +19,7 @@ from pit_jax import (
     demands,
     evaluate,
     metrics,
+    outcome,
     rundir,
     signals,
     step,
@@ -26,7 +27,7 @@ from pit_jax import (
 )
 from pit_jax.config import label
 from pit_jax.data import latent_origin, pipeline, sources
-from pit_jax.errors import EXIT_BUG, NonFiniteLoss, PitError, StopAsked, Stopped
+from pit_jax.errors import NonFiniteLoss, StopAsked
 from pit_jax.evals import generation, probes
 from pit_jax.evals.context import Context
 from pit_jax.lengths import Clock, every, total_steps
@@ -85,6 +86,7 @@ def train(
             run.check_same(config)
         else:
             initial.check(config)
+        metrics.check(config)
         origin = latent_origin.check_start(config, run)
         if not begun:
             run.create()
@@ -173,9 +175,12 @@ def _train(
             if writes:  # a kill after the last checkpoint may have come before this line
                 run.write_status(state="done", exit_code=0, step=first, result=result)
             return Result(str(run.path), first, result, parameters, 0.0, 0.0)
-        attempt = 1
+        stop_request = stack.enter_context(signals.StopRequest(mesh))
+        status = stack.enter_context(outcome.Outcome(run, first, writes))
+        stop_request.last_words = status.killed
         writers = None
         if writes:
+            writers = stack.enter_context(metrics.Writers(run, config))
             if newest is None:
                 run.write_config(config)
             latent_origin.keep(run, origin)
@@ -187,10 +192,7 @@ def _train(
             environment |= {"cost": price, "copy": train_source.copy}
             environment["dtype"] = compute_dtype(config.model.dtype).name
             attempt = run.add_environment(environment)
-            writers = metrics.Writers(run, config)
-            stack.callback(writers.close)
-            begins = {"step": first, "total": total, "attempt": attempt}
-            run.write_status(state="running", exit_code=None, **begins)
+            status.running(total=total, attempt=attempt)
             if newest is not None:
                 say(f"resumed at step {first} of {total}")
         of = f" of {train_source.copy}" if train_source.copy else ""
@@ -207,7 +209,6 @@ def _train(
         batches = stack.enter_context(
             contextlib.closing(train_data.train(config.train.seed, first))
         )
-        stop_request = stack.enter_context(signals.StopRequest(mesh))
         beats = stack.enter_context(contextlib.closing(beat.Beat()))
         meter = Meter(batch_size, mesh.size, cost.training, mesh.devices.flat[0].device_kind)
         last_finite: dict[str, float] = {}
@@ -215,19 +216,26 @@ def _train(
         pending: tuple[int, Any] | None = None  # a step whose metrics were not fetched yet
         profiling = False
 
-        def fetch(number: int, values: Any, extra: dict[str, float] | None = None) -> None:
-            """Checks one step's metrics and logs them where a row is due."""
+        def fetch(number: int, values: Any) -> dict[str, float]:
+            """One step's metrics, found finite: before that nothing may use the state after it."""
             nonlocal last_finite
             values = {k: float(v) for k, v in jax.device_get(values).items()}
             if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-                saved.finish()
-                raise NonFiniteLoss(
-                    f"step {number}: loss {values['loss']}, gradient norm {values['grad_norm']};"
-                    f" last finite values {last_finite or 'none'};"
-                    f" the checkpoints before it stay: {saved.steps() or 'none'}. A lower"
-                    " config.optim.lr, more config.optim.warmup or config.optim.clip may help"
-                )
+                found = f"loss {values['loss']}, gradient norm {values['grad_norm']}"
+                raise not_finite(number, found)
             last_finite = {"step": number, **{k: values[k] for k in ("loss", "grad_norm")}}
+            return values
+
+        def not_finite(number: int, found: str) -> NonFiniteLoss:
+            saved.finish()
+            return NonFiniteLoss(
+                f"step {number}: {found}; last finite values {last_finite or 'none'};"
+                f" the checkpoints before it stay: {saved.steps() or 'none'}. A lower"
+                " config.optim.lr, more config.optim.warmup or config.optim.clip may help"
+            )
+
+        def log(number: int, values: dict[str, float], extra: dict[str, float] | None) -> None:
+            """A row and a line where they are due, as they are with an evaluation, `extra`."""
             rate, left = meter.rate(), meter.left(total - number)
             progress.update(number, values["loss"], rate, left)
             row = dict(extra or {})
@@ -262,8 +270,9 @@ def _train(
                 with meter.waiting():
                     batch = next(batches)
                 state, values = steps.train(state, batch)
+                status.step = number
                 if pending:
-                    fetch(*pending)
+                    log(pending[0], fetch(*pending), None)
                 pending = (number, values)
                 if number == first + 1:
                     jax.block_until_ready(values)
@@ -279,37 +288,32 @@ def _train(
                 saved.poll()
                 if not (evaluates or saves):
                     continue
-                jax.block_until_ready(values)
-                extra = None
+                values, pending, extra = fetch(number, values), None, None
+                if not steps.finite(state.params):
+                    raise not_finite(number, "its update made weights that are not finite")
                 if evaluates:
                     try:
                         last_eval = extra = evaluation(number)
                     except StopAsked as stop:  # of half an evaluation nothing is logged
                         asked = saves = stop.signal
                 saves = saves or saved.would_be_best(checkpoint.score(extra or {}))
-                fetch(*pending, extra=extra)
-                pending = None
+                log(number, values, extra)
                 if saves:
                     with meter.aside("checkpoint"):
                         saved.save(number, state, extra or {})
-                    if writes:
-                        run.write_status(state="running", step=number)
+                    status.running()
                 if asked:
                     saved.finish()
-                    raise signals.stopped(asked, number)
+                    raise signals.stopped(asked, f"saved at step {number}")
             saved.finish()
             if unmeasured:
                 try:
                     last_eval = evaluation(total)
                 except StopAsked as stop:
-                    raise signals.stopped(stop.signal, total) from None
+                    raise signals.stopped(stop.signal, f"saved at step {total}") from None
                 say(f"step {total} of {total}. {_describe(last_eval)}")
                 if writers:
                     writers.write(total, last_eval)
-        except BaseException as error:
-            state_now = "preempted" if isinstance(error, Stopped) else "failed"
-            _leave(run, writers, state_now, getattr(error, "exit_code", EXIT_BUG), number)
-            raise
         finally:
             if profiling:
                 jax.profiler.stop_trace()
@@ -318,10 +322,8 @@ def _train(
         for reader in (train_reader, eval_reader):
             if writes and (skipped := pipeline.skipped(reader)):
                 progress.warn(skipped)
+        status.done(last_eval)
         seconds = time.time() - started
-        if writers:
-            writers.close()
-            run.write_status(state="done", exit_code=0, step=total, result=last_eval)
     return Result(str(run.path), total, last_eval, parameters, meter.mean_rate(), seconds)
 
 
@@ -344,12 +346,3 @@ def _devices(mesh: jax.sharding.Mesh) -> str:
     axes = " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
     kind = mesh.devices.flat[0].device_kind
     return f"{mesh.size} × {kind}" + (f" ({axes})" if axes else "")
-
-
-def _leave(run: rundir.RunDir, writers: Any, state: str, code: int, number: int) -> None:
-    """Notes how the run ended; a disk that is full keeps the first error in view."""
-    if writers:
-        with contextlib.suppress(PitError):
-            writers.close()
-        with contextlib.suppress(PitError):
-            run.write_status(state=state, exit_code=code, step=number)

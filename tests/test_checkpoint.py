@@ -1,7 +1,9 @@
 """Checkpoints are intact or refused: every kind of damage is found, named and survived."""
 
+import grp
 import json
 import os
+import pwd
 import random
 import re
 import shutil
@@ -12,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
-from pit_jax import checkpoint, rundir
+from pit_jax import checkpoint, cli, rundir
 from pit_jax.errors import ConfigError, StorageError
+from pit_jax.study import progress
 
 
 def state(value: float) -> dict:
@@ -259,3 +263,71 @@ def test_training_onto_a_full_disk_ends_with_exit_code_5(tmp_path):
     assert done.stderr.count("\n") == 1
     assert re.search(r"[Nn]o space left on", done.stderr)
     assert "2.json" in done.stdout
+
+
+# Names and owners ---------------------------------------------------------------------------
+
+AWKWARD = ["lr=[1e-3]", "a*b", "a?b", "a\\b", os.fsdecode(b"a\xffb")]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+@pytest.mark.parametrize("below", ["", "/below"])
+def test_names_that_libraries_take_for_patterns_are_refused(tmp_path, name, below, capsys):
+    place = f"{tmp_path}/{name}{below}"
+    for words in (
+        ("train", "--config", "configs/digits.py:pit"),
+        ("sweep", "experiments/position_embedding.py:tiny"),
+        ("launch", "--target", "local", "--config", "configs/digits.py:pit"),
+    ):
+        assert cli.run([*words, "--workdir", place]) == 2
+        said = capsys.readouterr().err
+        assert "no checkpoint can be written under a name with" in said
+        assert said.count("\n") == 1
+        assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["lr=[1e-3]", "a\\b"])
+def test_a_save_counts_only_once_its_arrays_can_be_found(tmp_path, name):
+    saved = checkpoint.Checkpoints(rundir.RunDir(tmp_path / name))
+    (tmp_path / name).mkdir()
+    saved.save(1, state(1), {})
+    with pytest.raises(StorageError, match=r"step 1 could not be written .*no arrays"):
+        saved.finish()
+    assert saved.steps() == []
+
+
+def test_a_save_of_other_arrays_does_not_count(tmp_path, monkeypatch):
+    saved = checkpoint.Checkpoints(rundir.RunDir(tmp_path))
+    real = saved._checkpointer.save
+    monkeypatch.setattr(saved._checkpointer, "save", lambda path, x: real(path, {"w": x["w"]}))
+    saved.save(1, state(1), {})
+    with pytest.raises(StorageError, match=r"b/x is missing, it should be \(7,\)"):
+        saved.finish()
+    assert saved.steps() == []
+
+
+def test_a_run_that_was_moved_to_such_a_name_can_be_read(two, tmp_path):
+    moved = tmp_path / "lr=[1e-3]"
+    two.rename(moved)
+    saved, said = opened(moved)
+    assert saved.newest_intact(said.append, repair=False) == 2
+    jax.tree.map(np.testing.assert_array_equal, saved.restore(2, shapes()), state(2))
+
+
+def test_where_no_number_can_be_found_it_is_one_line(two, tmp_path):
+    moved = tmp_path / "a\\b"
+    two.rename(moved)
+    with pytest.raises(StorageError, match="orbax finds no arrays there"):
+        opened(moved)[0].restore(2, shapes())
+
+
+def test_owners_need_no_name(tmp_path, monkeypatch):
+    """Of files in containers and on NFS; conftest.py sees to all other tests."""
+    for module, asked in ((pwd, "getpwuid"), (grp, "getgrgid")):
+        monkeypatch.setattr(module, asked, lambda number: {}[number])
+    with pytest.raises(KeyError):
+        epath.Path(tmp_path).stat()
+    saved = save(tmp_path, {1: None})
+    assert saved.newest_intact() == 1
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "time": 1.0}\n')
+    assert progress.Progress(rundir.RunDir(tmp_path)).read().step == 3

@@ -10,7 +10,8 @@ ROOT = pathlib.Path(__file__).parent.parent / "pit_jax"
 # Each room may import those before it and itself: the house is read from the bottom up.
 ORDER = [
     {"errors", "__init__", "__version__", "beat"},
-    {"files", "runvalues"},
+    {"files", "runvalues", "printing", "signals"},
+    {"sums"},
     {"diffusion"},
     {"lengths", "field", "fields", "config", "data.known"},
     {"parallel"},
@@ -25,7 +26,7 @@ ORDER = [
     {"data", "metrics", "meter"},
     {"evals"},
     {"tasks"},
-    {"optim", "state", "step", "checkpoint", "signals", "weights"} | {"claim"},
+    {"optim", "state", "step", "checkpoint", "weights"} | {"claim", "outcome"},
     {"restored", "classifier", "image_files"},
     {"evaluate", "encode", "train", "sample", "reference_statistics", "sample_metrics"}
     | {"perf", "study"},

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from pit_jax import meter, metrics, rundir, validation
-from pit_jax.errors import ConfigError
+from pit_jax.errors import ConfigError, StorageError
 
 
 def test_wandb_gets_the_same_rows_if_asked_for(tiny, tmp_path, monkeypatch):
@@ -96,3 +96,32 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "PiT step 10/20  loss 0.5000  1,234 images/s  1:05 left  accuracy 96.4 %"
     assert out[1] == "PiT step 1/20  loss 2.5000"
+
+
+def test_every_start_goes_on_with_the_same_run_at_weights_and_biases(tiny, tmp_path, monkeypatch):
+    ids = []
+    fake = types.SimpleNamespace(log=lambda row, step: None, finish=lambda: None)
+
+    def init(**given):
+        assert given["resume"] == "allow"
+        ids.append(given["id"])
+        return fake
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    tiny.train.wandb = "digits"
+    for place in ("one", "one", "other"):
+        with metrics.Writers(rundir.RunDir(tmp_path / place), validation.resolve(tiny)):
+            pass
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_of_two_errors_the_first_is_told(tiny, tmp_path, monkeypatch):
+    def full(self):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(metrics.Writers, "close", full)
+    config = validation.resolve(tiny)
+    with pytest.raises(RuntimeError), metrics.Writers(rundir.RunDir(tmp_path), config):
+        raise RuntimeError("a bug")
+    with pytest.raises(StorageError), metrics.Writers(rundir.RunDir(tmp_path), config):
+        pass

@@ -13,17 +13,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pit_jax import beat
-from pit_jax.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, PeerLost
+from pit_jax.errors import (
+    ASKED,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    FINAL,
+    NonFiniteLoss,
+    PeerLost,
+    StorageError,
+)
 from pit_jax.launch.log import Log, Output
 from pit_jax.study import child
 
 # Exit codes that say what was wrong; a process that only noticed that another is gone aborts.
-_TELLING = (2, 3, 4, 5, EXIT_PREEMPTED, EXIT_INTERRUPTED)
+_TELLING = (*FINAL, StorageError.exit_code, *ASKED)
 _ABORTED = PeerLost.exit_code
 # Of these process 0 has to end by itself: it writes what the run leaves behind.
-_OF_THE_FIRST = (EXIT_DONE, EXIT_PREEMPTED, EXIT_INTERRUPTED)
+_OF_THE_FIRST = (EXIT_DONE, *ASKED)
 # After one of these the others are about to end alike, and may still be saving.
-_TOGETHER = (EXIT_DONE, 3, EXIT_PREEMPTED, EXIT_INTERRUPTED)
+_TOGETHER = (EXIT_DONE, NonFiniteLoss.exit_code, *ASKED)
 _PIPE = 1 << 20  # bytes
 
 

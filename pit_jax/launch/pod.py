@@ -8,18 +8,21 @@ status.json keeps the run's own.
 """
 
 import contextlib
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pit_jax.errors import EXIT_BUG, EXIT_DONE, PitError
+from pit_jax import printing
+from pit_jax.errors import ASKED, EXIT_BUG, EXIT_DONE, FINAL, PeerLost, PitError
 from pit_jax.launch import worker
 from pit_jax.rundir import RunDir
 
 # Never worth a restart: config, non-finite loss, does not fit; and what is given up: 1, and 134
 # of an abort.
-FINAL_CODES = (1, 2, 3, 4, 134)
-STOPPED_CODES = (75, 130, 143)  # saved on a signal, or had one before there was anything to save
+FINAL_CODES = (EXIT_BUG, *FINAL, PeerLost.exit_code)
+# Saved on a signal, or had one before there was anything to save.
+STOPPED_CODES = (*ASKED, 128 + signal.SIGTERM)
 
 
 def code_of(code: int, run: RunDir, launch: str) -> int:
@@ -45,4 +48,5 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 if __name__ == "__main__":
+    printing.prepare()
     main()

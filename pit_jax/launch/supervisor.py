@@ -1,9 +1,10 @@
 """Keeps a run going: starts its processes, watches them, starts them again.
 
-What a trainer's exit code means: 0 is done; 2, 3 and 4 would end the same way again; 75 and 130
-are a stop that nobody asked us for, so it goes on; anything else, 134 of jax.distributed among
+What a trainer's exit code means: 0 is done; those in errors.FINAL would end the same way again; a
+stop (errors.ASKED) that nobody asked us for goes on; anything else, 134 of jax.distributed among
 it, is a crash, after which it is started again with growing pauses, and given up after
-`Limits.retries` crashes without a new checkpoint between them.
+`Limits.retries` crashes without a new checkpoint between them. A stop that has saved nothing new
+counts as a crash: whatever stops it would do so for ever.
 """
 
 import contextlib
@@ -11,7 +12,6 @@ import dataclasses
 import datetime
 import json
 import math
-import os
 import platform
 import signal
 import sys
@@ -22,18 +22,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pit_jax import beat, files, lease
-from pit_jax.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_PREEMPTED, PitError
+from pit_jax import beat, lease, printing, signals
+from pit_jax.errors import ASKED, EXIT_BUG, EXIT_DONE, EXIT_PREEMPTED, FINAL, PitError
 from pit_jax.launch import verdict
 from pit_jax.launch.group import Group, Plan
 from pit_jax.launch.limits import Limits
 from pit_jax.launch.log import Log
 from pit_jax.rundir import RunDir
 
-FINAL = (EXIT_DONE, 2, 3, 4)
-_STOPS = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
 HEARTBEAT = "heartbeat.json"
-_TOGETHER_S = {signal.SIGTERM: 1.0, signal.SIGINT: 0.2}  # so close are one, as in signals.py
 
 
 def supervise(
@@ -101,34 +98,37 @@ class _Supervisor:
     # The run ----------------------------------------------------------------------------
 
     def run(self) -> int:
-        crashes, saved = 0, self._newest()
+        crashes, saved = 0, self.rundir.newest_saved()
         self._begin()
         while True:
             self._attempt += 1
             code, reason = self._try()
-            newest = self._newest()
+            newest = self.rundir.newest_saved()
+            goes_on = code in ASKED and newest > saved
             if newest > saved:
                 crashes, saved = 0, newest
             if code == EXIT_DONE and self._leader_starts_again():
-                code, reason = EXIT_PREEMPTED, "the leader starts again"
-            if code in FINAL:
+                code, reason, goes_on = EXIT_PREEMPTED, "the leader starts again", True
+            if code == EXIT_DONE or code in FINAL:
                 return self._ended(code, reason)
             if self._heard():
                 code, reason = self._elsewhere
                 return self._ended(code, reason, f"ended by {reason}")
             if self._signals:
                 return self._stopped(code, reason, newest)
-            asked_by_others = code in _STOPS.values()
-            crashes += not asked_by_others
+            crashes += not goes_on
             left = self.limits.retries - crashes
             if left < 0:
-                times = f"after {crashes} crashes" if crashes > 1 else "after a crash"
+                kind = "stop" if code in ASKED else "crash"
+                kinds = "stops" if code in ASKED else "crashes"
+                times = f"after {crashes} {kinds}" if crashes > 1 else f"after a {kind}"
                 since = (
                     f" since the checkpoint of step {saved}" if saved else " before a checkpoint"
                 )
-                return self._ended(code, reason, f"given up {times}{since}: {reason}")
+                final = EXIT_BUG if code in ASKED else code  # who reads 75 would start it again
+                return self._ended(final, reason, f"given up {times}{since}: {reason}")
             pause, tries = self.limits.pause_s, ""
-            if not asked_by_others:
+            if not goes_on:
                 pause = min(pause * 2 ** (crashes - 1), self.limits.longest_pause_s)
                 word = "try is" if left == 1 else "tries are"
                 tries = f"; {left or 'no'} more {word} left after that"
@@ -192,15 +192,6 @@ class _Supervisor:
             group.send(beat.STACKS)
             time.sleep(self.limits.stacks_s)
 
-    def _newest(self) -> int:
-        """The newest step that was saved whole, 0 for none."""
-        folder = self.rundir.path / "manifests"
-        with contextlib.suppress(PitError), files.told(folder, "read"):
-            names = [path.name for path in folder.iterdir()]
-            steps = [name.removesuffix(".json") for name in names]
-            return max((int(step) for step in steps if step.isdecimal()), default=0)
-        return 0
-
     # Its end ----------------------------------------------------------------------------
 
     def _leader_starts_again(self) -> bool:
@@ -236,12 +227,13 @@ class _Supervisor:
 
     def _stopped(self, code: int, reason: str, newest: int) -> int:
         """Because of a signal to us; saved, unless it crashed or was killed before."""
-        if code not in _STOPS.values():
+        if code not in ASKED:
             left = (
                 f"the checkpoint of step {newest} is the last one" if newest else "nothing is saved"
             )
             self.log.say(f"{reason}; {left}")
-        told, name = _STOPS[self._signals[0]], signal.Signals(self._signals[0]).name
+        number = self._signals[0]
+        told, name = signals.exit_code(number), signal.Signals(number).name
         self._status(state="preempted", exit_code=told, final=False, reason=f"stopped by {name}")
         return told
 
@@ -280,7 +272,7 @@ class _Supervisor:
 
         def note(number: int, frame: Any) -> None:
             now = time.monotonic()
-            if now - self._asked > _TOGETHER_S[number]:
+            if now - self._asked > signals.together_s(number):
                 self._signals.append(number)
                 self._asked = now
             self._woken.set()
@@ -288,7 +280,7 @@ class _Supervisor:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, note) for number in _STOPS}
+        before = {number: signal.signal(number, note) for number in signals.that_stop()}
         try:
             yield
         finally:
@@ -334,9 +326,4 @@ def _passing_on(signals: list[int]) -> str:
 
 
 def _print(line: str) -> None:
-    try:
-        sys.stdout.write(f"{line}\n")  # at once, as lines come from several threads
-        sys.stdout.flush()
-    except (OSError, ValueError):  # whoever read it is gone: the run goes on
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    printing.line(line, sys.stdout)

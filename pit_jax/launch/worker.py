@@ -26,12 +26,11 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pit_jax import configfile, lease
+from pit_jax import configfile, lease, printing
 from pit_jax.errors import (
+    ASKED,
     EXIT_BUG,
     EXIT_DONE,
-    EXIT_INTERRUPTED,
-    EXIT_PREEMPTED,
     ConfigError,
     PitError,
     StorageError,
@@ -48,7 +47,6 @@ HOST = "GCE_METADATA_HOST"  # Google's variable for the address of the metadata 
 ATTEMPTS, PAUSE_S = 6, 30.0  # of what must not fail: the last status, the deletion
 LONGEST_PAUSE_S = 300.0
 _METADATA = "metadata.google.internal"
-_NOT_FINAL = (EXIT_PREEMPTED, EXIT_INTERRUPTED)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -144,12 +142,12 @@ def work(args: argparse.Namespace) -> int:
             if leads:  # its resource is of no use; what the other one wrote stays
                 delete(args)
             return error.exit_code
-        if leads and code not in _NOT_FINAL:
+        if leads and code not in ASKED:
             _settle(run, args.launch, code, reason)
         elif reason:
             with contextlib.suppress(PitError):
                 verdict.write(run, worker, args.launch, code, reason)
-    if leads and code not in _NOT_FINAL:
+    if leads and code not in ASKED:
         delete(args)
     return code
 
@@ -289,8 +287,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"pit-jax: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     print(f"{args.name}: this worker has ended with exit code {code}", flush=True)
-    sys.exit(EXIT_DONE if _on_tpu_vm(args) and code not in _NOT_FINAL else code)
+    sys.exit(EXIT_DONE if _on_tpu_vm(args) and code not in ASKED else code)
 
 
 if __name__ == "__main__":
+    printing.prepare()
     main()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import time
 from typing import Any
 
@@ -67,10 +68,10 @@ class Progress:
         try:
             if not path.exists():
                 return []
-            if path.stat().length < self._offset:  # it resumed
-                self._offset = self.step = 0
-                self.evaluation, self._left = {}, None
             with path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._offset:  # it resumed
+                    self._offset = self.step = 0
+                    self.evaluation, self._left = {}, None
                 file.seek(self._offset)
                 new = file.read()
         except OSError:

@@ -13,14 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-from pit_jax import beat
+from pit_jax import beat, signals
 from pit_jax.errors import (
+    ASKED,
     EXIT_BUG,
-    EXIT_INTERRUPTED,
-    EXIT_PREEMPTED,
-    ConfigError,
+    FINAL,
     PitError,
     Stopped,
     StorageError,
@@ -34,8 +33,6 @@ TRAIN = (sys.executable, "-m", "pit_jax.cli", "train")
 POLL_S = 0.2
 LOOK_S, ELSEWHERE_S = 1.0, 2.0  # between looks at runs of ours, and of other processes
 PAUSE_S = 5.0  # before a failed run is tried again
-# The same command would end the same way: a mistake in the config, a loss that is not finite.
-_FINAL = (ConfigError.exit_code, 3)
 
 WAITING, RUNNING, ELSEWHERE = "waiting", "running", "elsewhere"
 DONE, FAILED, SKIPPED, STOPPED = "done", "failed", "skipped", "stopped"
@@ -53,7 +50,8 @@ class Job:
 
     Attributes:
       note: why it failed or was skipped, in one line.
-      starts: how often it was started here, and `failures` how often that went wrong.
+      starts: how often it was started here.
+      failures: how often that went wrong since the checkpoint of step `saved`.
       asked: how many signals it was sent.
     """
 
@@ -63,6 +61,7 @@ class Job:
     note: str = ""
     starts: int = 0
     failures: int = 0
+    saved: int = 0
     asked: int = 0
     began: float = 0.0
     seconds: float = 0.0
@@ -110,6 +109,7 @@ class Scheduler:
         self._shares, self._free = shares, list(range(len(shares)))
         self._more, self._ended = more, ended
         self._signals: list[int] = []
+        self._asked = 0.0  # when the last one of them came
         self.jobs: list[Job] = []
         for point in points:
             self._add(point)
@@ -177,6 +177,8 @@ class Scheduler:
                     job.progress.read()
                     self._becomes(job, DONE, "was done")
                     return
+                if not job.starts:
+                    job.saved = job.progress.run.newest_saved()
                 job.starts, job.asked = job.starts + 1, 0
                 job.slot = self._free.pop(0)
                 self._spawn(job, lock)
@@ -219,7 +221,7 @@ class Scheduler:
         code = job.progress.status.get("exit_code")
         if self._sweep.is_done(job.point):
             self._becomes(job, DONE, "elsewhere")
-        elif job.progress.status.get("state") == "failed" and code in _FINAL:
+        elif job.progress.status.get("state") == "failed" and code in FINAL:
             self._becomes(job, FAILED, f"elsewhere, exit code {code}")
         else:
             job.not_before = 0.0
@@ -241,18 +243,37 @@ class Scheduler:
             if code == 0:
                 self._release(job)
                 self._becomes(job, DONE)
-            elif self._signals and (code < 0 or code in (EXIT_PREEMPTED, EXIT_INTERRUPTED)):
+            elif self._signals and (code < 0 or code in ASKED):
+                self._settle(job, code)
                 self._release(job)
                 how = "saved" if code > 0 else "killed"
                 self._becomes(job, STOPPED, f"{how} at step {job.progress.step}")
             else:
+                self._settle(job, code)
                 self._gone(job, code, self._last_words(job, code))
+
+    def _settle(self, job: Job, code: int) -> None:
+        """Says in status.json what a run could not, that was killed: nobody runs it any more."""
+        if job.progress.status.get("state") != "running":
+            return
+        with contextlib.suppress(PitError, OSError):
+            lock = self._sweep.claim(job.point)
+            if lock is not None:  # nobody has started it again since
+                try:
+                    shells = 128 - code if code < 0 else code  # as a shell has it
+                    job.progress.run.write_status(state="failed", exit_code=shells)
+                finally:
+                    os.close(lock)
 
     def _gone(self, job: Job, code: int, why: str) -> None:
         """A run has failed: it waits for another try, or this was the last one."""
         self._release(job)
-        job.failures += 1
-        if code not in _FINAL and job.failures <= self._retries and not self._signals:
+        newest = job.progress.run.newest_saved()
+        goes_on = code in ASKED and newest > job.saved  # somebody stopped it, and it has saved
+        if newest > job.saved:
+            job.failures, job.saved = 0, newest
+        job.failures += not goes_on
+        if code not in FINAL and job.failures <= self._retries and not self._signals:
             job.not_before = time.monotonic() + PAUSE_S
             self.jobs.remove(job)  # behind the others, which go on meanwhile
             self.jobs.append(job)
@@ -286,7 +307,7 @@ class Scheduler:
     def _conclude(self) -> None:
         left = self._of(STOPPED, WAITING, ELSEWHERE)
         if self._signals and left:
-            code = EXIT_PREEMPTED if self._signals[0] == signal.SIGTERM else EXIT_INTERRUPTED
+            code = signals.exit_code(self._signals[0])
             name = signal.Signals(self._signals[0]).name
             count = f"{len(left)} of {len(self.jobs)} points are left"
             raise Stopped(code, f"{name}: {count}; the same command goes on")
@@ -302,8 +323,7 @@ class Scheduler:
 
         Of a supervisor that asks where every thread is, the runs hear, too.
         """
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        before = {n: signal.signal(n, lambda n, _: self._signals.append(n)) for n in numbers}
+        before = {n: signal.signal(n, self._note) for n in signals.that_stop()}
         if beat.is_watched():
             before[beat.STACKS] = signal.signal(beat.STACKS, lambda n, _: self._tell(n))
         try:
@@ -311,6 +331,14 @@ class Scheduler:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        """A system may say it several times at once, where a person means the second Ctrl-C."""
+        now = time.monotonic()
+        close = now - self._asked <= signals.together_s(number)
+        if number == signal.SIGINT or not (self._signals and close):
+            self._signals.append(number)
+            self._asked = now
 
     def _pass_on(self) -> None:
         """Sends the runs what we were sent, one signal for each."""

@@ -90,6 +90,7 @@ class SweepDir:
         Raises:
           ConfigError: saying what it holds, or that it can be none.
         """
+        files.check_name(self.path, "--workdir")
         if "://" not in str(self.path):
             try:
                 os.lstat(self.path)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pit_jax.launch import supervisor
+from pit_jax import signals
 
 from .supervised import Supervised, until
 from .supervised import a as a
@@ -38,7 +38,7 @@ def test_a_signal_is_passed_on_and_the_checkpoint_waited_for(a, number, code):
 
 
 def test_a_later_signal_kills(a, monkeypatch):
-    monkeypatch.setattr(supervisor, "_TOGETHER_S", {signal.SIGTERM: 0.0})
+    monkeypatch.setattr(signals, "together_s", lambda number: 0.0)
     a.on_line = lambda line: os.kill(os.getpid(), signal.SIGTERM) if " " not in line else None
     # Not asked for by the supervisor's own lines, which have spaces.
     assert a.supervise("told=print=no print=ready sleep=30 sleep=30") == 75
@@ -113,9 +113,10 @@ def test_handlers_are_put_back(a):
 ALONE = """
 import pathlib, sys
 from tests.launch.supervised import Supervised
-from pit_jax.launch import supervisor
+from pit_jax import printing
+printing.prepare()
 a = Supervised(pathlib.Path(sys.argv[1]))
-a.on_line = supervisor._print
+a.on_line = lambda line: printing.line(line, sys.stdout)
 sys.exit(a.supervise([sys.argv[2], sys.argv[2]]))
 """
 

@@ -85,9 +85,22 @@ def test_checkpoints_of_an_earlier_start_are_no_progress(a):
 
 
 def test_stops_that_nobody_asked_for_are_no_crashes(a):
-    assert a.supervise("exit=75", "exit=130", "exit=75", "exit=0", retries=0) == 0
+    stops = [f"save={step} exit={code}" for step, code in ((1, 75), (2, 130), (3, 75))]
+    assert a.supervise(*stops, "exit=0", retries=0) == 0
     assert a.attempts == 4
     assert a.said()[0] == "exit code 75. Starting again in 0.01 s"
+
+
+@pytest.mark.parametrize("code", [75, 130])
+def test_stops_that_save_nothing_new_are_given_up_after_growing_pauses(a, code):
+    assert a.supervise(f"save=3 exit={code}", retries=2) == 1  # 75 would be started again
+    assert a.attempts == 4  # the first one saved
+    pauses = [re.search(r"in ([0-9.]+) s", line)[1] for line in a.said()[:-1]]
+    assert pauses == ["0.01", "0.01", "0.02"]
+    end = f"given up after 3 stops since the checkpoint of step 3: exit code {code}"
+    assert a.said()[-1] == end
+    status = a.run.status()
+    assert (status["state"], status["exit_code"], status["final"]) == ("failed", 1, True)
 
 
 # Several processes -------------------------------------------------------------------------

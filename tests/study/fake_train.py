@@ -48,6 +48,8 @@ def main(config: Path, workdir: Path) -> int:
             file.write(json.dumps(row) + "\n")
         if step % EVERY == 0 or asked:
             saved.write_text(str(step))
+            (workdir / "manifests").mkdir(exist_ok=True)
+            (workdir / "manifests" / f"{step}.json").write_text("{}")
         if asked:
             status(state="preempted", exit_code=75, step=step)
             return 75

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pit_jax import beat
-from pit_jax.errors import ConfigError
+from pit_jax.errors import FINAL, ConfigError
 from pit_jax.parallel import processes
 from pit_jax.study import child
 
@@ -51,13 +51,47 @@ def test_what_failed_is_tried_again_while_the_rest_goes_on(tmp_path, monkeypatch
     )
 
 
-@pytest.mark.parametrize("code", [2, 3])
+@pytest.mark.parametrize("code", FINAL)
 def test_what_would_fail_again_is_not_tried_again(tmp_path, monkeypatch, code):
     sweeps.play(monkeypatch, {"seed=0": [code] * 9})
     watcher, error = sweeps.run(tmp_path, "return seeds(2)")
     assert error.exit_code == 1
     assert watcher.of(0) == ["running", "failed"]
     assert watcher.of(1) == ["running", "done"]
+
+
+def test_stops_that_save_are_no_failures_and_others_are_given_up(tmp_path, monkeypatch):
+    """The first start saves step 10, and later ones end at step 15 before they save."""
+    sweeps.play(monkeypatch, {"seed=0": [75, 75, 75, 75, 75], "seed=1": [75, 75]})
+    watcher, error = sweeps.run(tmp_path, "return seeds(2)", retries=2)
+    assert str(error) == "1 of 2 points did not end well: 0"
+    assert [step for label, step in sweeps.starts(tmp_path / "runs") if label == "seed=0"] == [
+        *(0, 10, 10, 10)
+    ]
+    assert watcher.of(1)[-1] == "done"
+
+
+def test_of_a_run_that_was_killed_the_status_says_so(tmp_path, monkeypatch):
+    sweeps.play(monkeypatch, {"": [-signal.SIGKILL]})
+    sweeps.run(tmp_path, "return seeds(1)", retries=0)
+    directory, (point,) = sweeps.points_of(tmp_path, "return seeds(1)")
+    status = directory.run(point).status()
+    assert (status["state"], status["exit_code"]) == ("failed", 137)
+
+
+def test_a_stop_that_comes_twice_at_once_is_one(tmp_path, monkeypatch):
+    """As when a session ends: SIGHUP of the terminal, SIGTERM of the system."""
+    sweeps.play(monkeypatch)
+
+    def both():
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = when(said(tmp_path, "step 13\n"), both)
+    watcher, error = sweeps.run(tmp_path, "return seeds(1)")
+    thread.join()
+    assert (error.exit_code, watcher.of(0)) == (75, ["running", "stopped"])
+    assert watcher.notes("stopped")[0].startswith("saved at step")
 
 
 def test_a_run_waits_for_the_one_that_it_starts_from(tmp_path, monkeypatch):
@@ -150,6 +184,8 @@ def test_asked_twice_it_kills_the_runs(tmp_path, monkeypatch):
     thread.join()
     assert error.exit_code == 130
     assert watcher.of(0) == ["running", "stopped"]
+    directory, (point,) = sweeps.points_of(tmp_path, "return seeds(1)")
+    assert directory.run(point).status()["state"] == "failed"
     assert time.monotonic() - began < 10  # a step takes two seconds, all of them 80
 
 

@@ -21,7 +21,7 @@ class Folder(Encoded):
         self.name = f"{root / split}"
         classes = _class_folders(root / data.split)
         self.num_classes = len(classes)
-        self._classes, self._root = classes, root / split
+        self.classes, self._root = classes, root / split
         names: list[bytes] = []
         counts = [0] * len(classes)
         for folder in _class_folders(root / split):
@@ -48,7 +48,7 @@ class Folder(Encoded):
 
     def example_name(self, index: int) -> str:
         name = os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]])
-        return str(self._root / self._classes[self._labels[index]] / name)
+        return str(self._root / self.classes[self._labels[index]] / name)
 
     def _read(self, index: int) -> tuple[bytes, int]:
         return Path(self.example_name(index)).read_bytes(), int(self._labels[index])

@@ -1,7 +1,7 @@
 """What a fresh run starts from: another run's state, its weights, a file, or scratch."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ from etils import epath
 
 from pit_jax.checkpoint import Checkpoints
 from pit_jax.config import flatten
-from pit_jax.data import latent_origin
+from pit_jax.data import identity
 from pit_jax.errors import ConfigError
 from pit_jax.models import order
 from pit_jax.models.embed import sincos2d
@@ -41,6 +41,9 @@ _OF_TASK = {
 # fine-tuning (Stable Diffusion 2 did so from epsilon to v): it is said and not refused.
 _ASKED = ("family", "predict", "schedule", "timesteps")
 
+# Which group of parameters knows classes by their numbers, by task.
+_BY_CLASS = {"classification": "head", "diffusion": "label"}
+
 # What may start afresh: a head for other classes, the norm of averaged tokens, a decoder.
 _MAY_BE_NEW = ("head", "depth_head", "pool_norm", "decoder")
 
@@ -54,13 +57,17 @@ class Found:
     Attributes:
       fields: what is known of the config that they were made with, by dotted names.
       read: the weights, a nested dict of NumPy arrays.
+      classes: names of those that they tell apart, where that is known.
     """
 
     fields: dict[str, Any]
     read: Callable[[], dict]
+    classes: Sequence[str] = ()
 
 
-def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
+def state(
+    config: Any, steps: Any, say: Callable[[str], None], classes: Sequence[str] = ()
+) -> State:
     """The state at the first step of a run that has no checkpoint of its own.
 
     Args:
@@ -68,6 +75,7 @@ def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
         or those of a file.
       steps: the run's `step.Steps`.
       say: takes lines about what was loaded.
+      classes: names of those that the run learns, () if its set does not say them.
     """
     if config.resume:
         source = _checkpoints(config.resume, "config.resume")
@@ -78,11 +86,19 @@ def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
     if not config.init_from:
         return fresh
     found = find(config.init_from, config)
-    for warning in (latent_origin.difference(config), asked_otherwise(found.fields, config)):
+    group, relearnt = of_other_classes(found, config, classes)
+    for warning in (
+        identity.latents_differ(config),
+        asked_otherwise(found.fields, config),
+        seen_otherwise(found.fields, config),
+        relearnt,
+    ):
         if warning:
             say(warning)
+    weights = {name: tree for name, tree in found.read().items() if name != group}
     table = computed(found.fields, config, fresh.params)
-    merged, report = load.merge(fresh.params, found.read(), _MAY_BE_NEW, table)
+    may_be_new = (*_MAY_BE_NEW, group) if group else _MAY_BE_NEW
+    merged, report = load.merge(fresh.params, weights, may_be_new, table)
     say(f"weights from {config.init_from}\n{report}")
     params = jax.device_put(merged, jax.tree.map(lambda x: x.sharding, fresh.params))
     # A copy: the step donates its state, and no buffer may be donated twice.
@@ -149,7 +165,12 @@ def find(path: str, config: Any) -> Found:
             raise ConfigError(f"config.init_from: {error}") from None
         check_fields(path, fields, config)
         saved = _checkpoints(path, "config.init_from")
-        return Found(fields, lambda: saved.read_weights(saved.newest_intact(repair=False)))
+        kept = identity.of_run(RunDir(path))
+        return Found(
+            fields,
+            lambda: saved.read_weights(saved.newest_intact(repair=False)),
+            kept.classes if kept else (),
+        )
     found, fields = tensors.read(source)
     if fields is None:
         if config.init_task not in ("", "classification"):
@@ -162,7 +183,7 @@ def find(path: str, config: Any) -> Found:
         )
         return Found({}, lambda: theirs)
     check_fields(path, fields, config)
-    return Found(fields, lambda: tensors.unflatten(found))
+    return Found(fields, lambda: tensors.unflatten(found), fields.get("classes", ()))
 
 
 def check_fields(path: str, fields: dict[str, Any], config: Any) -> None:
@@ -215,6 +236,67 @@ def asked_otherwise(fields: dict[str, Any], config: Any) -> str | None:
     )
 
 
+def of_other_classes(
+    found: Found, config: Any, classes: Sequence[str]
+) -> tuple[str | None, str | None]:
+    """Where weights of the same task know as many classes, but others.
+
+    A class that both name at different numbers makes the numbers mean something else: what was
+    learnt of each is left behind. Names that merely differ may be other words for the same.
+
+    Args:
+      found: the weights.
+      config: the run's.
+      classes: the run's.
+
+    Returns:
+      The group of parameters that starts afresh, if one does, and a warning, if there is need.
+    """
+    theirs, ours = tuple(found.classes), tuple(classes)
+    same_task = found.fields.get("task", "classification") == config.task
+    if not (same_task and config.task in _BY_CLASS and len(theirs) == len(ours)):
+        return None, None
+    if theirs == ours:
+        return None, None
+    group = _BY_CLASS[config.task]
+    said = f"config.init_from={config.init_from} knows other classes"
+    if identity.renumbered(theirs, ours):
+        differ = identity.difference(theirs, ours)
+        return group, f"{said}: {differ}. What it learnt of each ({group}) starts afresh"
+    number = next(i for i, name in enumerate(ours) if name != theirs[i])
+    named = f"{number} is {ours[number]!r} here and {theirs[number]!r} there"
+    return None, f"{said} or calls them otherwise ({named}): its {group} is taken number by number"
+
+
+def seen_otherwise(fields: dict[str, Any], config: Any) -> str | None:
+    """A warning where weights learnt from pixels of another mean and standard deviation.
+
+    Args:
+      fields: of the config that the weights were made with.
+      config: the run's.
+    """
+    ours, names = flatten(config), ("data.mean", "data.std")
+    stored = "latents" in (config.data.name, fields.get("data.name"))
+    embeds = (config.model.embed, fields.get("model.embed"))
+    if stored or "dictionary" in embeds or not all(name in fields for name in names):
+        return None  # which see no pixels, or look colours up
+    channels = config.data.channels
+    theirs, ours = ([spread(x[name], channels) for name in names] for x in (fields, ours))
+    if all(np.allclose(a, b, atol=1e-3) for a, b in zip(theirs, ours, strict=True)):
+        return None
+    said = [
+        f"mean {_numbers(mean)} and standard deviation {_numbers(std)}"
+        for mean, std in (theirs, ours)
+    ]
+    wanted = " ".join(
+        f"--config.{name}='{_numbers(x)}'" for name, x in zip(names, theirs, strict=True)
+    )
+    return (
+        f"config.init_from={config.init_from} was trained on pixels normalised by {said[0]}, here"
+        f" they are by {said[1]}: write {wanted} to show the weights what they know"
+    )
+
+
 def computed(fields: dict[str, Any], config: Any, params: Any) -> dict[str, np.ndarray]:
     """The table of weights whose model computes its positions, where ours are learned: they
     start from it, as in public MAE's fine-tuning.
@@ -234,6 +316,18 @@ def computed(fields: dict[str, Any], config: Any, params: Any) -> dict[str, np.n
     table = sincos2d((side, side), model.width)[order.indices(model.order, side, model.order_seed)]
     before = len(params["embed"]["position"]) - side**2  # [CLS], which has no place: zeros
     return {"embed/position": np.pad(table, ((before, 0), (0, 0)))}
+
+
+def spread(values: Sequence[float], channels: int) -> np.ndarray:
+    """One value, or one a channel, as one a channel."""
+    values = np.asarray(values, float)
+    return np.broadcast_to(values, (channels,)) if values.size == 1 else values
+
+
+def _numbers(values: np.ndarray) -> str:
+    """(0.5,) or (0.485, 0.456, 0.406), as a config takes it."""
+    found = [f"{x:.4g}" for x in (values[:1] if np.ptp(values) == 0 else values)]
+    return f"({found[0]},)" if len(found) == 1 else f"({', '.join(found)})"
 
 
 def _checkpoints(path: str, field: str) -> Checkpoints:

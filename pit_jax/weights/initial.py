@@ -17,7 +17,16 @@ from pit_jax.models.embed import sincos2d
 from pit_jax.models.vit import has_cls
 from pit_jax.rundir import RunDir
 from pit_jax.state import State
-from pit_jax.weights import huggingface, huggingface_directory, load, tensors
+from pit_jax.weights import (
+    dit_files,
+    huggingface,
+    huggingface_directory,
+    huggingface_mae,
+    load,
+    public_vit,
+    tensors,
+)
+from pit_jax.weights.preprocessor import spread
 
 # Fields that decide what a model computes. The sizes among them would be noticed by their
 # shapes, too, but not in words that anybody knows.
@@ -58,11 +67,13 @@ class Found:
       fields: what is known of the config that they were made with, by dotted names.
       read: the weights, a nested dict of NumPy arrays.
       classes: names of those that they tell apart, where that is known.
+      note: a line about which weights these are, "" if there were no others.
     """
 
     fields: dict[str, Any]
     read: Callable[[], dict]
     classes: Sequence[str] = ()
+    note: str = ""
 
 
 def state(
@@ -90,8 +101,9 @@ def state(
     for warning in (
         identity.latents_differ(config),
         asked_otherwise(found.fields, config),
-        seen_otherwise(found.fields, config),
+        *seen_otherwise(found.fields, config),
         relearnt,
+        found.note,
     ):
         if warning:
             say(warning)
@@ -157,7 +169,9 @@ def find(path: str, config: Any) -> Found:
         fields = huggingface_directory.fields(source)
         check_fields(path, fields, config)
         theirs = huggingface_directory.read(source, fields, config)
-        return Found(fields, lambda: theirs)
+        return Found(fields, lambda: theirs, fields.get("classes", ()))
+    if source.is_dir() and dit_files.is_one(source):
+        return _public_dit(path, config)
     if source.is_dir():
         try:
             fields = flatten(RunDir(path).config())
@@ -171,19 +185,45 @@ def find(path: str, config: Any) -> Found:
             lambda: saved.read_weights(saved.newest_intact(repair=False)),
             kept.classes if kept else (),
         )
-    found, fields = tensors.read(source)
+    found, fields, note = public_vit.read(source)
     if fields is None:
-        if config.init_task not in ("", "classification"):
-            raise ConfigError(
-                f"config.init_from={path} does not say what it was trained by, and"
-                f" config.init_task={config.init_task!r}: name its directory, or import it first"
-            )
-        theirs = huggingface.from_huggingface(
-            found, huggingface.with_cls(config.model), config.data
-        )
-        return Found({}, lambda: theirs)
+        return _public(path, found, config, note)
     check_fields(path, fields, config)
     return Found(fields, lambda: tensors.unflatten(found), fields.get("classes", ()))
+
+
+def _public(path: str, found: dict, config: Any, note: str) -> Found:
+    """Of a file of others, which says by its tensors alone what it is."""
+    if dit_files.has_names(found):
+        return _public_dit(path, config)
+    decodes = any(name.startswith("decoder.") for name in found)
+    tells = any(name.startswith("classifier.") for name in found)
+    task = "mae" if decodes else "classification" if tells else ""  # an encoder is of any
+    asked = config.init_task
+    if asked not in ("", *((task,) if task else ("mae", "classification"))):
+        raise ConfigError(
+            f"config.init_from={path} does not say what it was trained by, and"
+            f" config.init_task={asked!r}: name its directory, or import it first"
+        )
+    if task == config.task == "mae":
+        theirs = huggingface_mae.from_huggingface(found, config.model, config.data, config.mae)
+    else:
+        encoder = {name: x for name, x in found.items() if not name.startswith("decoder.")}
+        model = huggingface.with_cls(config.model)
+        theirs = huggingface.from_huggingface(encoder, model, config.data)
+    return Found({"task": task} if task else {}, lambda: theirs, note=note)
+
+
+def _public_dit(path: str, config: Any) -> Found:
+    """Of a file or directory of a Diffusion Transformer's."""
+    if config.task != "diffusion" or config.init_task not in ("", "diffusion"):
+        raise ConfigError(
+            f"config.init_from={path} is a Diffusion Transformer's, but config.task is"
+            f" {config.task!r} and config.init_task {config.init_task!r}"
+        )
+    notes: list[str] = []
+    theirs = dit_files.read(path, config, notes.append)
+    return Found({"task": "diffusion"}, lambda: theirs, note="".join(notes))
 
 
 def check_fields(path: str, fields: dict[str, Any], config: Any) -> None:
@@ -268,8 +308,9 @@ def of_other_classes(
     return None, f"{said} or calls them otherwise ({named}): its {group} is taken number by number"
 
 
-def seen_otherwise(fields: dict[str, Any], config: Any) -> str | None:
-    """A warning where weights learnt from pixels of another mean and standard deviation.
+def seen_otherwise(fields: dict[str, Any], config: Any) -> list[str]:
+    """Warnings where weights learnt from pixels of another mean and standard deviation, and so
+    of another range, or with their channels the other way round.
 
     Args:
       fields: of the config that the weights were made with.
@@ -279,11 +320,17 @@ def seen_otherwise(fields: dict[str, Any], config: Any) -> str | None:
     stored = "latents" in (config.data.name, fields.get("data.name"))
     embeds = (config.model.embed, fields.get("model.embed"))
     if stored or "dictionary" in embeds or not all(name in fields for name in names):
-        return None  # which see no pixels, or look colours up
+        return []  # which see no pixels, or look colours up
+    found = []
+    if fields.get("data.order") == "BGR":
+        found.append(
+            f"config.init_from={config.init_from} was trained on channels in the order blue, green,"
+            " red; here it is red, green, blue"
+        )
     channels = config.data.channels
     theirs, ours = ([spread(x[name], channels) for name in names] for x in (fields, ours))
     if all(np.allclose(a, b, atol=1e-3) for a, b in zip(theirs, ours, strict=True)):
-        return None
+        return found
     said = [
         f"mean {_numbers(mean)} and standard deviation {_numbers(std)}"
         for mean, std in (theirs, ours)
@@ -291,10 +338,11 @@ def seen_otherwise(fields: dict[str, Any], config: Any) -> str | None:
     wanted = " ".join(
         f"--config.{name}='{_numbers(x)}'" for name, x in zip(names, theirs, strict=True)
     )
-    return (
+    return [
+        *found,
         f"config.init_from={config.init_from} was trained on pixels normalised by {said[0]}, here"
-        f" they are by {said[1]}: write {wanted} to show the weights what they know"
-    )
+        f" they are by {said[1]}: write {wanted} to show the weights what they know",
+    ]
 
 
 def computed(fields: dict[str, Any], config: Any, params: Any) -> dict[str, np.ndarray]:
@@ -316,12 +364,6 @@ def computed(fields: dict[str, Any], config: Any, params: Any) -> dict[str, np.n
     table = sincos2d((side, side), model.width)[order.indices(model.order, side, model.order_seed)]
     before = len(params["embed"]["position"]) - side**2  # [CLS], which has no place: zeros
     return {"embed/position": np.pad(table, ((before, 0), (0, 0)))}
-
-
-def spread(values: Sequence[float], channels: int) -> np.ndarray:
-    """One value, or one a channel, as one a channel."""
-    values = np.asarray(values, float)
-    return np.broadcast_to(values, (channels,)) if values.size == 1 else values
 
 
 def _numbers(values: np.ndarray) -> str:

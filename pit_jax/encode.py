@@ -106,6 +106,7 @@ def encode(
         resize=_HALVED if config.data.halve else _RESIZE,
         versions={name: version(name) for name in _PACKAGES},
         weights_sha256=loaded.weights_sha256,
+        classes=tuple(found[names[0]].classes),
     )
     writers: dict[str, Writer] = {}
     for turn in range(2):  # process 0 makes the manifest, the others find it

@@ -7,7 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from pit_jax import checkpoint, rundir, step, tasks
-from pit_jax.data import latent_origin
+from pit_jax.data import identity
 from pit_jax.errors import ConfigError
 from pit_jax.lengths import Clock
 
@@ -43,12 +43,13 @@ def restore(
 
     Raises:
       ConfigError: if there is no such checkpoint, or the config is another run's, or names
-        other latents than the run was trained on.
+        other classes or latents than the run was trained on.
       StorageError: if it is damaged.
     """
     run = rundir.RunDir(workdir)
-    run.check_same(config)
-    origin = latent_origin.check_restored(config, run)
+    run.check_same(config, free=("data.eval_split",))
+    task = tasks.build(config)
+    origin = identity.check_restored(config, run, task.learns_labels)
     saved = checkpoint.Checkpoints(run)
     if not saved.steps():
         raise ConfigError(f"{workdir} holds no checkpoint yet")
@@ -58,7 +59,6 @@ def restore(
         raise ConfigError(f"{workdir} has no checkpoint {number}, but {saved.steps()}")
     else:
         saved.require_intact(number)
-    task = tasks.build(config)
     if origin:
         task.restored_from(origin)
     # The schedule's length shapes nothing that is restored.

@@ -3,7 +3,7 @@
 config.json     the resolved config
 env.json        commit, versions, devices, mesh, command line; one entry a start
 metrics.jsonl   one row a logged step; the source of truth
-latents.json    of a run on latents whose they are, see data/latent_origin.py
+data.json       which classes and how many examples it learns, see data/identity.py
 status.json     state, exit code, step, total, time, attempt, result
 wandb.json      the id of the run at Weights & Biases, which every start goes on with
 checkpoints/    see checkpoint.py
@@ -129,8 +129,12 @@ class RunDir:
         with files.told(self.path, "read"):
             return (self.path / "config.json").exists()
 
-    def check_same(self, config: ConfigDict) -> None:
+    def check_same(self, config: ConfigDict, free: tuple[str, ...] = ()) -> None:
         """Refuses to go on with another config than the one the run was started with.
+
+        Args:
+          config: resolved.
+          free: fields that may differ, too.
 
         Raises:
           ConfigError: naming every field that differs and may not.
@@ -139,7 +143,7 @@ class RunDir:
         differs = [
             f"config.{name} was {old[name]!r}, now {new[name]!r}"
             for name in new
-            if old[name] != new[name] and not name.startswith(MAY_DIFFER)
+            if old[name] != new[name] and not name.startswith(MAY_DIFFER + free)
         ]
         if differs:
             raise ConfigError(

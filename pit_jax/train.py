@@ -26,7 +26,7 @@ from pit_jax import (
     tasks,
 )
 from pit_jax.config import label
-from pit_jax.data import latent_origin, pipeline, sources
+from pit_jax.data import identity, pipeline, sources
 from pit_jax.errors import NonFiniteLoss, StopAsked
 from pit_jax.evals import generation, probes
 from pit_jax.evals.context import Context
@@ -49,6 +49,32 @@ class Result:
     parameters: int
     images_per_s: float
     seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """The two sources that a run reads; on process 0 also what they are, and what to say of it."""
+
+    training: sources.Source
+    held_out: sources.Source
+    kept: identity.Identity | None = None
+    remarks: Sequence[str] = ()
+
+    @classmethod
+    def open(cls, config: Any) -> "_Data":
+        labelled = demands.reads_labels(config)
+        held_out = sources.load(config.data, config.data.eval_split, labelled)
+        return cls(sources.training(config.data, labelled), held_out)
+
+    @classmethod
+    def of(cls, config: Any, run: rundir.RunDir) -> "_Data":
+        """The same, refused where it is not what the run in `run` learns."""
+        labelled = tasks.build(config).learns_labels
+        origin = identity.check_start(config, run, labelled)
+        data = cls.open(config)
+        found = identity.of_sources(config.data, data.training, data.held_out, origin)
+        remarks = identity.check_counts(found, config, run)
+        return dataclasses.replace(data, kept=found, remarks=remarks)
 
 
 def train(
@@ -77,28 +103,28 @@ def train(
     config = run.as_begun(config)
     if leader.by_process_0(lambda: run.status().get("state", "").encode()) != b"done":
         generation.check_start(config, classifier.network, devices)
-    origin = None
+    found = None
 
     def start() -> None:
-        nonlocal origin
+        nonlocal found
         begun = run.exists()
         if begun:
             run.check_same(config)
         else:
             initial.check(config)
         metrics.check(config)
-        origin = latent_origin.check_start(config, run)
+        found = _Data.of(config, run)
         if not begun:
             run.create()
 
     with claim.of_all(run, start):
-        return _train(config, run, origin, profile, devices)
+        return _train(config, run, found or _Data.open(config), profile, devices)
 
 
 def _train(
     config: Any,
     run: rundir.RunDir,
-    origin: latent_origin.Origin | None,
+    data: _Data,
     profile: tuple[int, int] | None,
     devices: Sequence[jax.Device] | None,
 ) -> Result:
@@ -111,10 +137,8 @@ def _train(
     check_batch(config, dict(mesh.shape))
 
     # ---- 3. Data ---------------------------------------------------------------------
-    labelled = demands.reads_labels(config)
-    train_source = sources.training(config.data, labelled)
+    train_source, eval_source = data.training, data.held_out
     train_reader = pipeline.Reader(train_source, config.data, train=True, seed=config.train.seed)
-    eval_source = sources.load(config.data, config.data.eval_split, labelled)
     eval_reader = pipeline.Reader(eval_source, config.data, train=False)
     batch_size = config.train.batch_size
     total = total_steps(config.train, len(train_reader))
@@ -165,7 +189,7 @@ def _train(
         if newest is not None:
             state = saved.restore(newest, steps.shapes)
         else:
-            state = initial.state(config, steps, say)
+            state = initial.state(config, steps, say, train_source.classes)
         first = int(state.step)
         result = run.evaluation(first)
         # Stopped in its last evaluation it is trained, but not done.
@@ -183,7 +207,7 @@ def _train(
             writers = stack.enter_context(metrics.Writers(run, config))
             if newest is None:
                 run.write_config(config)
-            latent_origin.keep(run, origin)
+            identity.keep(run, data.kept)
             if run.rows():  # of an earlier start, perhaps one that never saved
                 run.cut_rows(first)
             environment = rundir.environment(mesh, jax.process_count())
@@ -195,6 +219,8 @@ def _train(
             status.running(total=total, attempt=attempt)
             if newest is not None:
                 say(f"resumed at step {first} of {total}")
+            for line in data.remarks:
+                say(line)
         of = f" of {train_source.copy}" if train_source.copy else ""
         say(
             f"{label(config)}: {cost.tokens} tokens, {parameters:,} parameters,"

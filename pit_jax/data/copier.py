@@ -101,6 +101,7 @@ def copy(
         resize=SQUASHED if squash else CROPPED,
         source=source_dir,
         versions={name: version(name) for name in _PACKAGES},
+        classes=tuple(first.classes),
     )
     with _alone(root):
         writers = {

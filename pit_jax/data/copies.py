@@ -11,7 +11,8 @@ record, of which ArrayRecord keeps checksums.
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Manifest:
       resize: how images came to their size, CROPPED or SQUASHED.
       source: the directory that they were read from, "" if the set needs none.
       versions: of the packages that began the copy, recorded but never compared.
+      classes: names of them by number; () where the set or a copy of old does not say them.
     """
 
     image_set: str
@@ -51,6 +53,7 @@ class Manifest:
     resize: str
     source: str = ""
     versions: Mapping[str, str | None] = dataclasses.field(default_factory=dict, compare=False)
+    classes: Sequence[str] = ()
 
     def shape(self) -> tuple[int, int, int]:
         """(H, W, C) of an image."""
@@ -58,7 +61,8 @@ class Manifest:
 
     def as_json(self) -> dict[str, Any]:
         """What copy.json says of it."""
-        return {"schema": store.SCHEMA, "dtype": "uint8"} | dataclasses.asdict(self)
+        fixed = {"schema": store.SCHEMA, "dtype": "uint8"}
+        return json.loads(json.dumps(fixed | dataclasses.asdict(self)))
 
 
 class Writer(store_writer.Writer):
@@ -124,6 +128,7 @@ class CopySource(Source):
         self._numbers = np.flatnonzero(labels != LEFT_OUT)
         self._labels = labels[self._numbers].astype(np.int64)
         self.name, self.num_classes = f"{name}/{split}", self.manifest.num_classes
+        self.classes = self.manifest.classes
         self.native_shape, self.channels = (name.size, name.size), self.manifest.channels
         counts = np.bincount(self._labels, minlength=self.num_classes)
         if len(empty := np.flatnonzero(counts == 0)):
@@ -225,8 +230,9 @@ def read(root: Path) -> Manifest:
     """
     whole = store.read_manifest(root, KIND)
     names = [field.name for field in dataclasses.fields(Manifest)]
-    store.check_says(root, KIND, whole, names)
-    return Manifest(**{name: whole[name] for name in names})
+    store.check_says(root, KIND, whole, names[: names.index("classes")])  # old say no more
+    values = {name: whole[name] for name in names if name in whole}
+    return Manifest(**values | {"classes": tuple(values.get("classes", ()))})
 
 
 def count(data: Any, split: str) -> int | None:

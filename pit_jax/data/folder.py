@@ -27,7 +27,7 @@ class Folder(Encoded):
         super().__init__(data)
         root = Path(data.dir)
         self._root, self.name = root / split, f"{root / split}"
-        self._classes = classes = _class_folders(root, data.split)
+        self.classes = classes = _class_folders(root, data.split)
         self.num_classes = len(classes)
         passed = _PassedOver(self.name)
         names: list[bytes] = []
@@ -61,7 +61,7 @@ class Folder(Encoded):
 
     def example_name(self, index: int) -> str:
         name = os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]])
-        return str(self._root / self._classes[self._labels[index]] / name)
+        return str(self._root / self.classes[self._labels[index]] / name)
 
     def _read(self, index: int) -> tuple[bytes, int]:
         return Path(self.example_name(index)).read_bytes(), int(self._labels[index])

@@ -1,4 +1,4 @@
-"""Whose latents a run learns: what its directory keeps of the store, and what must agree.
+"""Whose latents a run learns: what identity.py keeps of the store, and what must agree.
 
 A diffusion model knows latents only as one autoencoder made them and one normalisation
 scaled them. Where the store lies and where the autoencoder's file lies may change between
@@ -6,16 +6,12 @@ starts; what they hold may not, or the model goes on learning something else.
 """
 
 import dataclasses
-import json
 from typing import Any
 
 from pit_jax.data import latents
-from pit_jax.errors import ConfigError, StorageError
+from pit_jax.errors import ConfigError
 from pit_jax.models.normalisation import Normalisation
-from pit_jax.rundir import RunDir
 from pit_jax.weights import autoencoder
-
-FILE = "latents.json"  # in a run's directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,93 +77,13 @@ def of_store(data: Any) -> Origin | None:
     return of_manifest(found) if found else None
 
 
-def of_run(run: RunDir) -> Origin | None:
-    """What a run's directory keeps; None if it keeps nothing.
+def of_json(values: dict[str, Any]) -> Origin:
+    """What a run's directory says of its latents.
 
     Raises:
-      StorageError: if the file is damaged.
+      TypeError, KeyError, ConfigError: if it says something else.
     """
-    path = run.path / FILE
-    if not path.exists():
-        return None
-    try:
-        values = json.loads(path.read_text())
-        return Origin(**values | {"normalisation": Normalisation(**values["normalisation"])})
-    except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
-        text = " ".join(str(error).split())
-        raise StorageError(f"{path} cannot be read: {text}") from None
-
-
-def keep(run: RunDir, origin: Origin | None) -> None:
-    """Writes it into the run's directory, unless it lies there already.
-
-    Raises:
-      StorageError: if it cannot be written.
-    """
-    if origin and not (run.path / FILE).exists():
-        run.write(FILE, json.dumps(dataclasses.asdict(origin), indent=2) + "\n")
-
-
-def check_start(config: Any, run: RunDir) -> Origin | None:
-    """Refuses a training that cannot be, before anything of it is written.
-
-    Reads the autoencoder's whole file where the config names one.
-
-    Args:
-      config: resolved; on anything but latents there is nothing to check.
-      run: where it shall be trained, new or begun.
-
-    Returns:
-      What `keep` keeps.
-
-    Raises:
-      ConfigError: if there is no store, or it is not what the run, or that of
-        `config.resume`, was trained on, or not of `config.autoencoder.weights`.
-      StorageError: if a file is damaged.
-    """
-    if config.data.name != "latents":
-        return None
-    origin = of_manifest(latents.read(config.data.dir))
-    for other in (run, *((RunDir(config.resume),) if config.resume else ())):
-        if known := of_run(other):
-            origin.check_same(known, config.data.dir, str(other.path))
-    if config.autoencoder.weights:
-        load_autoencoder(config, origin)
-    return origin
-
-
-def difference(config: Any) -> str | None:
-    """A warning where a run starts from the weights of one on latents of another kind.
-
-    Fine-tuning may mean to do that, so it is no refusal. Of a file of weights nothing is known.
-    """
-    if config.data.name != "latents" or not config.init_from:
-        return None
-    ours, theirs = of_store(config.data), of_run(RunDir(config.init_from))
-    if ours is None or theirs is None:
-        return None
-    same = ours.is_of(theirs.autoencoder_sha256, theirs.weights_sha256)
-    if same and ours.normalisation == theirs.normalisation:
-        return None
-    return (
-        f"config.init_from={config.init_from} learnt latents of {theirs}; config.data.dir="
-        f"{config.data.dir} holds those of {ours}: what it knows may help little"
-    )
-
-
-def check_restored(config: Any, run: RunDir) -> Origin | None:
-    """What a trained run knows of its latents, whether or not the store is there still.
-
-    Raises:
-      ConfigError: if there is a store, and of other latents.
-      StorageError: if a file is damaged.
-    """
-    if config.data.name != "latents":
-        return None
-    stored, known = of_store(config.data), of_run(run)
-    if stored and known:
-        stored.check_same(known, config.data.dir, str(run.path))
-    return known or stored
+    return Origin(**values | {"normalisation": Normalisation(**values["normalisation"])})
 
 
 def load_autoencoder(config: Any, origin: Origin | None) -> autoencoder.Loaded:

@@ -38,7 +38,7 @@ class Writer(store_writer.Writer):
         # Equal weights make equal latents, whichever file they came from; a store of old does not
         # say its weights, and is known by the file.
         said = there.get("weights_sha256") or ""
-        free = {"versions"}
+        free = {"versions"} if "classes" in there else {"versions", "classes"}
         if not said:
             free |= {"weights_sha256"}
         elif said == wanted["weights_sha256"]:

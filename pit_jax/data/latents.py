@@ -11,7 +11,7 @@ whoever trains normalises them.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Manifest:
       versions: of the packages that began the store, recorded but never compared.
       weights_sha256: of the autoencoder's weights, whatever file holds them; "" where a store
         of old does not say it.
+      classes: names of them by number; () where the set or a store of old does not say them.
     """
 
     image_set: str
@@ -61,6 +62,7 @@ class Manifest:
     resize: str = ""
     versions: Mapping[str, str | None] = dataclasses.field(default_factory=dict, compare=False)
     weights_sha256: str = ""
+    classes: Sequence[str] = ()
 
     def record_shape(self) -> tuple[int, ...]:
         """(flips, 2, h, w, c) of one record's numbers."""
@@ -96,7 +98,7 @@ class LatentSource(Source):
         whole = read_manifest(root)
         self.manifest = _manifest(root, whole)
         self.normalisation = self.manifest.normalisation
-        self.num_classes = self.manifest.num_classes
+        self.num_classes, self.classes = self.manifest.num_classes, self.manifest.classes
         self.native_shape, self.record_shape = self.manifest.shape[:2], self.manifest.record_shape()
         self.name = f"{self.manifest.image_set}/{split} in {root}"
         self._split = store.Split(root, KIND, split, self.name, "encode that split again")
@@ -172,4 +174,5 @@ def _manifest(root: Path, whole: dict[str, Any]) -> Manifest:
         )
     values = {name: whole[name] for name in names if name in whole}
     values |= {"shape": tuple(whole["shape"]), "normalisation": Normalisation(**parts)}
+    values["classes"] = tuple(values.get("classes", ()))
     return Manifest(**values)

@@ -40,7 +40,7 @@ class TensorFlowDataset(Encoded):
         self._image, self._label = keys
         self.has_depth = type(kinds[1]) is tfds.features.Tensor and len(kinds[1].shape) == 2
         if isinstance(kinds[1], tfds.features.ClassLabel):
-            self.num_classes = kinds[1].num_classes
+            self.num_classes, self.classes = kinds[1].num_classes, tuple(kinds[1].names)
         elif not self.has_depth:
             raise ConfigError(f"{data.name} is no set of images and labels")
         height, width, self.channels = features[self._image].shape

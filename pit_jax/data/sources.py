@@ -42,6 +42,7 @@ class Source:
     Attributes:
       name: for messages.
       num_classes: as the set itself says.
+      classes: their names by number; () if the set does not say them.
       channels: of its images, if the set itself says that, else None.
       version: of the set, "" if it has none.
       copy: for a run's log: which resized copy this is, "" if it is the set itself.
@@ -57,6 +58,7 @@ class Source:
 
     name = ""
     num_classes = 0
+    classes: Sequence[str] = ()
     channels: int | None = None
     version = ""
     copy = ""
@@ -209,7 +211,7 @@ class Digits(Source):
     """1797 scans of handwritten digits, 8×8, 16 grey levels; a fixed 360 are the test set."""
 
     native_shape, channels = (8, 8), 1
-    num_classes = 10
+    num_classes, classes = 10, tuple("0123456789")
 
     def __init__(self, split: str):
         super().__init__()
@@ -237,6 +239,7 @@ class Part(Source):
     def __init__(self, whole: Source, numbers: Sequence[int], name: str | None = None):
         self.whole, self._numbers = whole, numbers
         self.name, self.num_classes = name or whole.name, whole.num_classes
+        self.classes = whole.classes
         self.native_shape, self.record_shape = whole.native_shape, whole.record_shape
         self.has_depth, self.copy = whole.has_depth, whole.copy
         self.labelled, self.labels_at_hand = whole.labelled, whole.labels_at_hand

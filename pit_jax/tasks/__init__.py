@@ -2,8 +2,9 @@
 
 A task offers `init`, `augment`, `loss`, `evaluate`, `represent`, `tokens`, `batch_shapes`,
 `flops`, `attends`, `evaluations` and `steps`; classification.py and images.py say what each
-takes and returns. `steps` is what preflight compiles: {"train": Program, "eval": Program,
-...}, whatever the task runs on its devices.
+takes and returns. `learns_labels` says whether its weights know a class by its number. `steps`
+is what preflight compiles: {"train": Program, "eval": Program, ...}, whatever the task runs on
+its devices.
 """
 
 from typing import Any

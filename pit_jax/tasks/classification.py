@@ -17,6 +17,8 @@ TOP_K = 5
 class Classification(ImageTask):
     """What the trainer asks of a task, for classification with softmax cross-entropy."""
 
+    learns_labels = True
+
     def __init__(self, config: Any):
         super().__init__(config)
         self.model = build_model(config)

@@ -44,7 +44,8 @@ class Diffusion(ImageTask):
         """
         super().__init__(config)
         self.process = process(config.diffusion, config.sample.variance)
-        self.classes = config.data.num_classes if config.diffusion.conditional else 0
+        self.learns_labels = config.diffusion.conditional
+        self.classes = config.data.num_classes if self.learns_labels else 0
         outputs = self.process.outputs(config.data.channels)
         self.model = dit.build(config.model, outputs, self.classes)
         self.stored = config.data.name == "latents"

@@ -20,7 +20,12 @@ class ImageTask:
     A batch is {"image": (B, S, S, C) uint8, "label": (B,) int32, "index": (B,) int32}, the
     index being the example's number in its split; for evaluation also {"mask": (B,) float32},
     0 on the rows that only fill the last batch up.
+
+    Attributes:
+      learns_labels: whether the weights know a class by its number.
     """
+
+    learns_labels = False
 
     def __init__(self, config: Any):
         self.config = config

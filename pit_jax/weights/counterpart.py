@@ -4,7 +4,7 @@ Classifiers and masked autoencoders are transformers' ViT and ViTMAE, diffusion 
 diffusers' DiT.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,8 +43,8 @@ def library(config: Any) -> str:
     return "diffusers" if config.task == "diffusion" else "transformers"
 
 
-def description(config: Any) -> dict[str, Any]:
-    """The config.json of the model; "architectures" names its class."""
+def description(config: Any, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """The config.json of the model; "architectures" names its class, `classes` those it knows."""
     if config.task == "mae":
         return huggingface_mae.config(config.model, config.data, config.mae)
     if config.task == "diffusion":
@@ -52,7 +52,7 @@ def description(config: Any) -> dict[str, Any]:
         data = config.data
         found = diffusers_dit.config(model, data.image_size, data.channels)
         return {"architectures": ["DiTTransformer2DModel"]} | found
-    return huggingface.config(config.model, config.data)
+    return huggingface.config(config.model, config.data, classes)
 
 
 def tensors(params: Mapping, config: Any) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Files of Diffusion Transformers that others read and write: diffusers' and public DiT's."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from etils import epath
 
 from pit_jax import files, tasks
 from pit_jax.errors import ConfigError
-from pit_jax.weights import diffusers_dit, huggingface_directory, public_dit, tensors, torch_file
+from pit_jax.weights import diffusers_dit, huggingface_directory, public_dit, public_file, tensors
 
 _FILE, _CLASS = "diffusion_pytorch_model.safetensors", "DiTTransformer2DModel"
 _OLD_CLASS = "Transformer2DModel"  # which held DiT, told by its norm_type, among others
@@ -70,13 +70,14 @@ def write_public(path: str, params: Mapping, config: Any) -> None:
     tensors.write(path, public_dit.to_public(params, model, config.data.image_size))
 
 
-def read(source: str, config: Any) -> dict[str, Any]:
+def read(source: str, config: Any, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Our parameters from a diffusers directory, or a file with its or public DiT's names.
 
     Args:
       source: the directory, whose config.json is held against ours, a .safetensors file, or a
-        .pt as torch.save writes it.
+        .pt as torch.save writes it, of the weights or of a training checkpoint.
       config: resolved, of the model that they are for.
+      say: takes a line about which weights of a checkpoint were taken.
 
     Raises:
       ConfigError: if they are of another model or under other names.
@@ -87,25 +88,32 @@ def read(source: str, config: Any) -> dict[str, Any]:
     if root.is_dir():
         _check_config(root, config)
         file = root / _FILE
-    if file.suffix in (".pt", ".pth"):
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"weights {file}: {error.strerror or error}") from None
-        found: dict[str, np.ndarray] = torch_file.tensors(content, str(file))
-    else:
-        found, _ = tensors.read(file)
+    found = public_file.read(file)
+    if not has_names(found.tensors):
+        raise ConfigError(
+            f"{file} has neither public DiT's tensors ({public_dit.NAMES.patch}.weight, ...) nor"
+            f" diffusers' ({diffusers_dit.NAMES.patch}.weight, ...)"
+        )
+    if found.note:
+        say(found.note)
+    return parameters(found.tensors, config)
+
+
+def has_names(found: Mapping[str, np.ndarray]) -> bool:
+    """Whether tensors are called as public DiT's or diffusers'."""
+    return any(f"{names.NAMES.patch}.weight" in found for names in (public_dit, diffusers_dit))
+
+
+def parameters(found: Mapping[str, np.ndarray], config: Any) -> dict[str, Any]:
+    """Our parameters from tensors that `has_names` knows.
+
+    Raises:
+      ConfigError: if they are of another model.
+    """
     model, data = tasks.build(config).model, config.data
-    for names in (public_dit, diffusers_dit):
-        if f"{names.NAMES.patch}.weight" in found:
-            convert = public_dit.from_public
-            if names is diffusers_dit:
-                convert = diffusers_dit.from_diffusers
-            return convert(found, model, data.image_size, data.channels)
-    raise ConfigError(
-        f"{file} has neither public DiT's tensors ({public_dit.NAMES.patch}.weight, ...) nor"
-        f" diffusers' ({diffusers_dit.NAMES.patch}.weight, ...)"
-    )
+    public = f"{public_dit.NAMES.patch}.weight" in found
+    convert = public_dit.from_public if public else diffusers_dit.from_diffusers
+    return convert(found, model, data.image_size, data.channels)
 
 
 def is_one(directory: epath.PathLike) -> bool:

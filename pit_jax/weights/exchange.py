@@ -7,7 +7,8 @@ import jax
 from etils import epath
 
 from pit_jax import checkpoint, configfile, rundir, tasks
-from pit_jax.config import assign, base, flatten
+from pit_jax.config import FIELDS, assign, base, flatten
+from pit_jax.data import identity
 from pit_jax.errors import ConfigError
 from pit_jax.models.normalisation import Normalisation
 from pit_jax.tasks.autoencoder import build_model
@@ -20,6 +21,7 @@ from pit_jax.weights import (
     huggingface_mae,
     initial,
     load,
+    public_vit,
     tensors,
 )
 
@@ -60,7 +62,8 @@ def export_weights(
             f"{source} was trained by task 'depth', whose head Hugging Face's ViT has not: write"
             " --format pit_jax"
         )
-    params = saved.read_weights(step)
+    params, kept = saved.read_weights(step), identity.of_run(run)
+    classes = kept.classes if kept else ()
     if config.task == "autoencoder":
         model, normalisation = build_model(config), measured(run, step)
         if layout == "huggingface":
@@ -70,11 +73,17 @@ def export_weights(
     elif layout == "public":
         dit_files.write_public(target, params, config)
     elif layout == "pit_jax":
-        tensors.write(target, tensors.flatten(params), _model_fields(config))
+        named = {"classes": list(classes)} if classes else {}
+        tensors.write(target, tensors.flatten(params), _model_fields(config) | named)
     elif config.task == "diffusion":
         dit_files.write_diffusers(target, params, config)
     else:
-        huggingface_directory.write(target, params, config)
+        huggingface_directory.write(target, params, config, classes)
+        if config.data.permutation.swaps:
+            report(
+                f"{source} was trained on permuted pixels, which {target} does not say: permute"
+                " images by config.data.permutation before it sees them"
+            )
     report(f"weights of step {step} written to {target}")
 
 
@@ -96,6 +105,7 @@ def import_weights(
     """
     root = epath.Path(source)
     config = configfile.load(spec) if spec else None
+    said: dict[str, Any] = {}
     untold = config is None or config.task != "diffusion"
     if root.is_dir() and untold and dit_files.is_one(root):
         raise ConfigError(
@@ -109,9 +119,13 @@ def import_weights(
                 " config.autoencoder.weights, or as --vae of `pit-jax data latents`"
             )
         if root.is_dir() and config.task != "diffusion":
-            initial.check_fields(source, huggingface_directory.fields(root), config)
+            said = huggingface_directory.fields(root)
+            initial.check_fields(source, said, config)
+            config.data.update({"mean": said.get("data.mean", config.data.mean)})
+            config.data.update({"std": said.get("data.std", config.data.std)})
     elif root.is_dir():
-        config = _described(root)
+        said = huggingface_directory.fields(root)
+        config = _described(root, said)
     else:
         raise ConfigError(
             f"{source} is no directory with a config.json: name the model by --config"
@@ -120,17 +134,24 @@ def import_weights(
         raise ConfigError(f"--interpolate: task {config.task!r} belongs to one image size")
     params: Any
     if config.task == "diffusion":
-        params = dit_files.read(source, config)
+        params = dit_files.read(source, config, report)
     elif config.task == "mae":
-        found, _ = tensors.read(root / "model.safetensors" if root.is_dir() else root)
         groups = (config.model, config.data, config.mae)
-        params = huggingface_mae.from_huggingface(found, *groups)
+        params = huggingface_mae.from_huggingface(_tensors(root, report), *groups)
     else:
-        found, _ = tensors.read(root / "model.safetensors" if root.is_dir() else root)
+        found = _tensors(root, report)
         params = huggingface.from_huggingface(found, config.model, config.data, interpolate)
     shapes = jax.eval_shape(tasks.build(config).init, jax.random.key(0))
+    if "head" in shapes and "head" not in params:  # a new one is what fine-tuning makes
+        del shapes["head"]
+        report(f"{source} has no head: it will be a new one")
     merged, _ = load.merge(shapes, params, may_be_new=())
-    tensors.write(target, tensors.flatten(merged), _model_fields(config))
+    kept = _model_fields(config)
+    for name in ("data.mean", "data.std"):
+        if name not in said:  # nobody knows
+            del kept[name]
+    kept |= {"classes": said["classes"]} if said.get("classes") else {}
+    tensors.write(target, tensors.flatten(merged), kept)
     count = sum(x.size for x in jax.tree.leaves(merged))
     report(f"{count:,} parameters written to {target}: use it as config.init_from")
 
@@ -158,14 +179,23 @@ def measured(run: rundir.RunDir, step: int) -> Normalisation:
     )
 
 
-def _described(root: epath.Path) -> Any:
+def _tensors(root: epath.Path, report: Callable[[str], None]) -> dict[str, Any]:
+    """Those of a Vision Transformer, in a Hugging Face directory or a file."""
+    found = public_vit.read(huggingface_directory.weights(root) if root.is_dir() else root)
+    if found.note:
+        report(found.note)
+    return found.tensors
+
+
+def _described(root: epath.Path, said: dict[str, Any]) -> Any:
     """The config of the model that a Hugging Face directory holds."""
     config = base()
     config.train.steps = 1
-    for name, value in huggingface_directory.fields(root).items():
-        assign(config, name, value)
+    for name, value in said.items():
+        if name in FIELDS:
+            assign(config, name, value)
     if config.task == "mae":  # whose positions are computed tables, unless we made it
-        found, _ = tensors.read(root / "model.safetensors")
+        found = public_vit.read(huggingface_directory.weights(root)).tensors
         config.model.position, config.mae.decoder_position = huggingface_mae.positions(found)
     return resolve(config)
 

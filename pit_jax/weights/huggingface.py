@@ -5,7 +5,7 @@ norm. They differ in names and layout (huggingface_parts.py). Hugging Face's def
 epsilon is 1e-12: the field travels along.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def to_huggingface(params: Mapping, model: Any, data: Any) -> dict[str, np.ndarr
 def from_huggingface(
     found: Mapping[str, np.ndarray], model: Any, data: Any, interpolate: bool = False
 ) -> dict[str, Any]:
-    """The reverse: a parameter tree of ours.
+    """The reverse: a parameter tree of ours, without a head where they have none.
 
     Args:
       found: Hugging Face's tensors by name.
@@ -56,8 +56,9 @@ def from_huggingface(
         "embed": taken.embed(model, data, interpolate),
         "trunk": taken.trunk(parts.ENCODER, model.depth, model.width, model.mlp),
         "norm": taken.norm("vit.layernorm", model.width),
-        "head": taken.dense("classifier", None, model.width),
     }
+    if any(name.startswith("classifier.") for name in found):  # ViTModel has none
+        tree["head"] = taken.dense("classifier", None, model.width)
     taken.finish()
     return tree
 
@@ -71,13 +72,19 @@ def with_cls(model: Any) -> Any:
     return ConfigDict(model.to_dict() | {"pool": "cls"}) if has_cls(model.pool) else model
 
 
-def config(model: Any, data: Any) -> dict[str, Any]:
-    """The config.json that Hugging Face reads beside the weights."""
+def config(model: Any, data: Any, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """The config.json that Hugging Face reads beside the weights.
+
+    Args:
+      model, data: the config groups.
+      classes: names of the classes by number; () calls them by their numbers.
+    """
+    names = classes or [str(label) for label in range(data.num_classes)]
     return encoder_config(model, data) | {
         "architectures": ["ViTForImageClassification"],
         "model_type": "vit",
-        "id2label": {str(label): str(label) for label in range(data.num_classes)},
-        "label2id": {str(label): label for label in range(data.num_classes)},
+        "id2label": {str(label): name for label, name in enumerate(names)},
+        "label2id": {name: label for label, name in enumerate(names)},
     }
 
 

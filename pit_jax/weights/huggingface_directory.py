@@ -1,7 +1,7 @@
 """A Hugging Face directory: config.json and model.safetensors, read and written."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -9,7 +9,14 @@ from ml_collections import ConfigDict
 
 from pit_jax import files
 from pit_jax.errors import ConfigError
-from pit_jax.weights import counterpart, huggingface, huggingface_mae, tensors
+from pit_jax.weights import (
+    counterpart,
+    huggingface,
+    huggingface_mae,
+    preprocessor,
+    public_vit,
+    tensors,
+)
 
 # Our config field → theirs in config.json, and the default of transformers' ViTConfig.
 _FIELDS = {
@@ -34,6 +41,9 @@ _MAE_FIELDS = {
 }
 
 
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
 def is_one(directory: epath.PathLike) -> bool:
     """Whether the config.json there is one of Hugging Face's."""
     try:
@@ -43,9 +53,11 @@ def is_one(directory: epath.PathLike) -> bool:
 
 
 def fields(directory: epath.PathLike) -> dict[str, Any]:
-    """Our config fields from a Hugging Face directory's config.json, `task` among them.
+    """Our config fields from a Hugging Face directory's config.json, `task` among them, and from
+    its preprocessor_config.json, if there is one.
 
-    A key that it leaves out has the default of transformers' ViTConfig, not ours.
+    A key that it leaves out has the default of transformers' ViTConfig, not ours. "classes" are
+    the names of its labels.
 
     Raises:
       ConfigError: if it is missing or describes another kind of model.
@@ -59,6 +71,7 @@ def fields(directory: epath.PathLike) -> dict[str, Any]:
         raise ConfigError(f"{path}: only hidden_act 'gelu' and qkv_bias true are supported")
     wanted = _FIELDS | (_MAE_FIELDS if kind == "vit_mae" else {})
     found = {ours: theirs.get(name, default) for ours, (name, default) in wanted.items()}
+    found |= preprocessor.fields(directory)
     for ours in ("model.patch", "data.image_size"):  # a side, or two of them
         sides = found[ours] if isinstance(found[ours], list) else [found[ours]]
         if len(set(sides)) != 1:
@@ -73,7 +86,7 @@ def fields(directory: epath.PathLike) -> dict[str, Any]:
         return found | {"task": "mae"}
     labels = theirs.get("id2label") or {}
     found["data.num_classes"] = len(labels) or theirs.get("num_labels", 2)
-    return found | {"task": "classification"}
+    return found | {"task": "classification", "classes": _names(labels)}
 
 
 def read(directory: epath.PathLike, fields: dict[str, Any], config: Any) -> dict[str, Any]:
@@ -87,15 +100,9 @@ def read(directory: epath.PathLike, fields: dict[str, Any], config: Any) -> dict
     Raises:
       ConfigError: if there is no model.safetensors, or it does not fit the config.
     """
-    path = epath.Path(directory) / "model.safetensors"
-    if not path.exists():
-        raise ConfigError(
-            f"{directory} has a config.json of Hugging Face's and no model.safetensors: load it"
-            " with transformers and write it by save_pretrained(), in one file"
-        )
-    found, _ = tensors.read(path)
+    found = public_vit.read(weights(directory)).tensors
     model = huggingface.with_cls(config.model)
-    if fields["task"] == "classification":
+    if fields["task"] == "classification" or not any(x.startswith("decoder.") for x in found):
         return huggingface.from_huggingface(found, model, config.data)
     decoder = ConfigDict(config.mae.to_dict())
     for name in _MAE_FIELDS:
@@ -105,17 +112,56 @@ def read(directory: epath.PathLike, fields: dict[str, Any], config: Any) -> dict
     return huggingface_mae.from_huggingface(found, model, config.data, decoder)
 
 
-def write(directory: epath.PathLike, params: Mapping, config: Any) -> None:
-    """Writes a directory that `ViTForImageClassification` or `ViTMAEForPreTraining` loads.
+def weights(directory: epath.PathLike) -> epath.Path:
+    """The file of weights in a Hugging Face directory, model.safetensors or of old.
+
+    Raises:
+      ConfigError: if there is none, or they are in several.
+    """
+    for name in _WEIGHTS:
+        if (path := epath.Path(directory) / name).exists():
+            return path
+    raise ConfigError(
+        f"{directory} has a config.json of Hugging Face's and no model.safetensors: load it"
+        " with transformers and write it by save_pretrained(), in one file"
+    )
+
+
+def write(
+    directory: epath.PathLike, params: Mapping, config: Any, classes: Sequence[str] = ()
+) -> None:
+    """Writes a directory that `ViTForImageClassification` or `ViTMAEForPreTraining` loads, and
+    AutoImageProcessor what images go into it.
+
+    Args:
+      directory: made if it is not there.
+      params: of the model.
+      config: the run's.
+      classes: names of those that it tells apart, by number; () if they are not known.
 
     Raises:
       ConfigError: if Hugging Face's model cannot express ours.
       StorageError: if a file cannot be written.
     """
-    root = epath.Path(directory)
-    tensors.write(root / "model.safetensors", counterpart.tensors(params, config))
-    text = json.dumps(counterpart.description(config), indent=2) + "\n"
-    files.write(root / "config.json", text.encode())
+    root, found = epath.Path(directory), counterpart.tensors(params, config)
+    said = {
+        preprocessor.FILE: preprocessor.describe(config.data),
+        "config.json": counterpart.description(config, classes),
+    }
+    tensors.write(root / _WEIGHTS[0], found)
+    for name, content in said.items():
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        files.write(root / name, text.encode())
+
+
+def _names(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of labels by number, () where they are but their numbers or "LABEL_3"."""
+    try:
+        names = tuple(str(labels[str(number)]) for number in range(len(labels)))
+    except KeyError:
+        return ()
+    told = any(name not in (str(n), f"LABEL_{n}") for n, name in enumerate(names))
+    return names if told else ()
 
 
 def read_config(path: epath.Path) -> dict[str, Any]:

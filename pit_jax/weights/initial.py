@@ -1,7 +1,7 @@
 """What a fresh run starts from: another run's state, its weights, a file, or scratch."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,14 +10,23 @@ from etils import epath
 
 from pit_jax.checkpoint import Checkpoints
 from pit_jax.config import flatten
-from pit_jax.data import latent_origin
+from pit_jax.data import identity
 from pit_jax.errors import ConfigError
 from pit_jax.models import order
 from pit_jax.models.embed import sincos2d
 from pit_jax.models.vit import has_cls
 from pit_jax.rundir import RunDir
 from pit_jax.state import State
-from pit_jax.weights import huggingface, huggingface_directory, load, tensors
+from pit_jax.weights import (
+    dit_files,
+    huggingface,
+    huggingface_directory,
+    huggingface_mae,
+    load,
+    public_vit,
+    tensors,
+)
+from pit_jax.weights.preprocessor import spread
 
 # Fields that decide what a model computes. The sizes among them would be noticed by their
 # shapes, too, but not in words that anybody knows.
@@ -41,6 +50,9 @@ _OF_TASK = {
 # fine-tuning (Stable Diffusion 2 did so from epsilon to v): it is said and not refused.
 _ASKED = ("family", "predict", "schedule", "timesteps")
 
+# Which group of parameters knows classes by their numbers, by task.
+_BY_CLASS = {"classification": "head", "diffusion": "label"}
+
 # What may start afresh: a head for other classes, the norm of averaged tokens, a decoder.
 _MAY_BE_NEW = ("head", "depth_head", "pool_norm", "decoder")
 
@@ -54,13 +66,19 @@ class Found:
     Attributes:
       fields: what is known of the config that they were made with, by dotted names.
       read: the weights, a nested dict of NumPy arrays.
+      classes: names of those that they tell apart, where that is known.
+      note: a line about which weights these are, "" if there were no others.
     """
 
     fields: dict[str, Any]
     read: Callable[[], dict]
+    classes: Sequence[str] = ()
+    note: str = ""
 
 
-def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
+def state(
+    config: Any, steps: Any, say: Callable[[str], None], classes: Sequence[str] = ()
+) -> State:
     """The state at the first step of a run that has no checkpoint of its own.
 
     Args:
@@ -68,6 +86,7 @@ def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
         or those of a file.
       steps: the run's `step.Steps`.
       say: takes lines about what was loaded.
+      classes: names of those that the run learns, () if its set does not say them.
     """
     if config.resume:
         source = _checkpoints(config.resume, "config.resume")
@@ -78,11 +97,20 @@ def state(config: Any, steps: Any, say: Callable[[str], None]) -> State:
     if not config.init_from:
         return fresh
     found = find(config.init_from, config)
-    for warning in (latent_origin.difference(config), asked_otherwise(found.fields, config)):
+    group, relearnt = of_other_classes(found, config, classes)
+    for warning in (
+        identity.latents_differ(config),
+        asked_otherwise(found.fields, config),
+        *seen_otherwise(found.fields, config),
+        relearnt,
+        found.note,
+    ):
         if warning:
             say(warning)
+    weights = {name: tree for name, tree in found.read().items() if name != group}
     table = computed(found.fields, config, fresh.params)
-    merged, report = load.merge(fresh.params, found.read(), _MAY_BE_NEW, table)
+    may_be_new = (*_MAY_BE_NEW, group) if group else _MAY_BE_NEW
+    merged, report = load.merge(fresh.params, weights, may_be_new, table)
     say(f"weights from {config.init_from}\n{report}")
     params = jax.device_put(merged, jax.tree.map(lambda x: x.sharding, fresh.params))
     # A copy: the step donates its state, and no buffer may be donated twice.
@@ -141,7 +169,9 @@ def find(path: str, config: Any) -> Found:
         fields = huggingface_directory.fields(source)
         check_fields(path, fields, config)
         theirs = huggingface_directory.read(source, fields, config)
-        return Found(fields, lambda: theirs)
+        return Found(fields, lambda: theirs, fields.get("classes", ()))
+    if source.is_dir() and dit_files.is_one(source):
+        return _public_dit(path, config)
     if source.is_dir():
         try:
             fields = flatten(RunDir(path).config())
@@ -149,20 +179,51 @@ def find(path: str, config: Any) -> Found:
             raise ConfigError(f"config.init_from: {error}") from None
         check_fields(path, fields, config)
         saved = _checkpoints(path, "config.init_from")
-        return Found(fields, lambda: saved.read_weights(saved.newest_intact(repair=False)))
-    found, fields = tensors.read(source)
-    if fields is None:
-        if config.init_task not in ("", "classification"):
-            raise ConfigError(
-                f"config.init_from={path} does not say what it was trained by, and"
-                f" config.init_task={config.init_task!r}: name its directory, or import it first"
-            )
-        theirs = huggingface.from_huggingface(
-            found, huggingface.with_cls(config.model), config.data
+        kept = identity.of_run(RunDir(path))
+        return Found(
+            fields,
+            lambda: saved.read_weights(saved.newest_intact(repair=False)),
+            kept.classes if kept else (),
         )
-        return Found({}, lambda: theirs)
+    found, fields, note = public_vit.read(source)
+    if fields is None:
+        return _public(path, found, config, note)
     check_fields(path, fields, config)
-    return Found(fields, lambda: tensors.unflatten(found))
+    return Found(fields, lambda: tensors.unflatten(found), fields.get("classes", ()))
+
+
+def _public(path: str, found: dict, config: Any, note: str) -> Found:
+    """Of a file of others, which says by its tensors alone what it is."""
+    if dit_files.has_names(found):
+        return _public_dit(path, config)
+    decodes = any(name.startswith("decoder.") for name in found)
+    tells = any(name.startswith("classifier.") for name in found)
+    task = "mae" if decodes else "classification" if tells else ""  # an encoder is of any
+    asked = config.init_task
+    if asked not in ("", *((task,) if task else ("mae", "classification"))):
+        raise ConfigError(
+            f"config.init_from={path} does not say what it was trained by, and"
+            f" config.init_task={asked!r}: name its directory, or import it first"
+        )
+    if task == config.task == "mae":
+        theirs = huggingface_mae.from_huggingface(found, config.model, config.data, config.mae)
+    else:
+        encoder = {name: x for name, x in found.items() if not name.startswith("decoder.")}
+        model = huggingface.with_cls(config.model)
+        theirs = huggingface.from_huggingface(encoder, model, config.data)
+    return Found({"task": task} if task else {}, lambda: theirs, note=note)
+
+
+def _public_dit(path: str, config: Any) -> Found:
+    """Of a file or directory of a Diffusion Transformer's."""
+    if config.task != "diffusion" or config.init_task not in ("", "diffusion"):
+        raise ConfigError(
+            f"config.init_from={path} is a Diffusion Transformer's, but config.task is"
+            f" {config.task!r} and config.init_task {config.init_task!r}"
+        )
+    notes: list[str] = []
+    theirs = dit_files.read(path, config, notes.append)
+    return Found({"task": "diffusion"}, lambda: theirs, note="".join(notes))
 
 
 def check_fields(path: str, fields: dict[str, Any], config: Any) -> None:
@@ -215,6 +276,75 @@ def asked_otherwise(fields: dict[str, Any], config: Any) -> str | None:
     )
 
 
+def of_other_classes(
+    found: Found, config: Any, classes: Sequence[str]
+) -> tuple[str | None, str | None]:
+    """Where weights of the same task know as many classes, but others.
+
+    A class that both name at different numbers makes the numbers mean something else: what was
+    learnt of each is left behind. Names that merely differ may be other words for the same.
+
+    Args:
+      found: the weights.
+      config: the run's.
+      classes: the run's.
+
+    Returns:
+      The group of parameters that starts afresh, if one does, and a warning, if there is need.
+    """
+    theirs, ours = tuple(found.classes), tuple(classes)
+    same_task = found.fields.get("task", "classification") == config.task
+    if not (same_task and config.task in _BY_CLASS and len(theirs) == len(ours)):
+        return None, None
+    if theirs == ours:
+        return None, None
+    group = _BY_CLASS[config.task]
+    said = f"config.init_from={config.init_from} knows other classes"
+    if identity.renumbered(theirs, ours):
+        differ = identity.difference(theirs, ours)
+        return group, f"{said}: {differ}. What it learnt of each ({group}) starts afresh"
+    number = next(i for i, name in enumerate(ours) if name != theirs[i])
+    named = f"{number} is {ours[number]!r} here and {theirs[number]!r} there"
+    return None, f"{said} or calls them otherwise ({named}): its {group} is taken number by number"
+
+
+def seen_otherwise(fields: dict[str, Any], config: Any) -> list[str]:
+    """Warnings where weights learnt from pixels of another mean and standard deviation, and so
+    of another range, or with their channels the other way round.
+
+    Args:
+      fields: of the config that the weights were made with.
+      config: the run's.
+    """
+    ours, names = flatten(config), ("data.mean", "data.std")
+    stored = "latents" in (config.data.name, fields.get("data.name"))
+    embeds = (config.model.embed, fields.get("model.embed"))
+    if stored or "dictionary" in embeds or not all(name in fields for name in names):
+        return []  # which see no pixels, or look colours up
+    found = []
+    if fields.get("data.order") == "BGR":
+        found.append(
+            f"config.init_from={config.init_from} was trained on channels in the order blue, green,"
+            " red; here it is red, green, blue"
+        )
+    channels = config.data.channels
+    theirs, ours = ([spread(x[name], channels) for name in names] for x in (fields, ours))
+    if all(np.allclose(a, b, atol=1e-3) for a, b in zip(theirs, ours, strict=True)):
+        return found
+    said = [
+        f"mean {_numbers(mean)} and standard deviation {_numbers(std)}"
+        for mean, std in (theirs, ours)
+    ]
+    wanted = " ".join(
+        f"--config.{name}='{_numbers(x)}'" for name, x in zip(names, theirs, strict=True)
+    )
+    return [
+        *found,
+        f"config.init_from={config.init_from} was trained on pixels normalised by {said[0]}, here"
+        f" they are by {said[1]}: write {wanted} to show the weights what they know",
+    ]
+
+
 def computed(fields: dict[str, Any], config: Any, params: Any) -> dict[str, np.ndarray]:
     """The table of weights whose model computes its positions, where ours are learned: they
     start from it, as in public MAE's fine-tuning.
@@ -234,6 +364,12 @@ def computed(fields: dict[str, Any], config: Any, params: Any) -> dict[str, np.n
     table = sincos2d((side, side), model.width)[order.indices(model.order, side, model.order_seed)]
     before = len(params["embed"]["position"]) - side**2  # [CLS], which has no place: zeros
     return {"embed/position": np.pad(table, ((before, 0), (0, 0)))}
+
+
+def _numbers(values: np.ndarray) -> str:
+    """(0.5,) or (0.485, 0.456, 0.406), as a config takes it."""
+    found = [f"{x:.4g}" for x in (values[:1] if np.ptp(values) == 0 else values)]
+    return f"({found[0]},)" if len(found) == 1 else f"({', '.join(found)})"
 
 
 def _checkpoints(path: str, field: str) -> Checkpoints:

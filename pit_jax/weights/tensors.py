@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -15,6 +16,11 @@ from pit_jax.parallel.rules import map_with_path
 
 # Our own files carry their model's fields under this key of the safetensors metadata.
 _FIELDS = "pit_jax"
+
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?"}
+_DTYPES |= {f"{kind}{8 * n}": f"<{kind.lower()}{n}" for kind in "IU" for n in (1, 2, 4, 8)}
+_DTYPES |= {"BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn}
+_DTYPES |= {"F8_E5M2": ml_dtypes.float8_e5m2}
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
@@ -56,7 +62,7 @@ def read(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict | None]:
     """The tensors of a .safetensors file, and its fields if it is in our own layout.
 
     Raises:
-      ConfigError: if there is no such file, or NumPy has no such dtype (bfloat16).
+      ConfigError: if there is no such file, or NumPy has no such dtype (4 bits).
       StorageError: if it is truncated or no .safetensors file.
     """
     source = epath.Path(path)
@@ -65,14 +71,19 @@ def read(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict | None]:
     except OSError as error:
         raise ConfigError(f"weights {source}: {error.strerror or error}") from None
     try:
-        tensors = safetensors.numpy.load(content)
+        tensors = {name: _array(x) for name, x in safetensors.deserialize(content)}
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
         fields = json.loads(metadata[_FIELDS]) if _FIELDS in metadata else None
-    except KeyError as error:  # the file is intact; safetensors.numpy looks the dtype up
+    except KeyError as error:  # the file is intact; of another dtype
         raise ConfigError(
             f"weights {source}: NumPy cannot read its {error.args[0]} tensors, save them as float32"
         ) from None
     except (safetensors.SafetensorError, ValueError) as error:
         raise StorageError(f"{source} is no intact .safetensors file: {error}") from None
     return tensors, fields
+
+
+def _array(tensor: Mapping[str, Any]) -> np.ndarray:
+    """What `safetensors.deserialize` says of a tensor, as an array."""
+    return np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])

@@ -2,8 +2,9 @@
 
 torch.save writes a pickle that refers to raw storages, since 1.6 beside each other in a zip
 archive, before that one after the other in one file. A pickle may name any Python function
-to call; here only the three or four names that a dict of tensors needs mean anything, and
-everything else is refused.
+to call; here only the three or four names that a dict of tensors needs mean anything. Whatever
+else is named, such as the arguments in a training checkpoint, is left unread: nothing of it is
+imported or called, and where it stands for a tensor the file is refused.
 """
 
 import collections
@@ -11,8 +12,10 @@ import io
 import math
 import pickle
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from pit_jax.errors import ConfigError, StorageError
@@ -24,22 +27,32 @@ _DTYPES = {
     "HalfStorage": np.dtype("<f2"),
     "LongStorage": np.dtype("<i8"),
     "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
 }
 
 
-def tensors(content: bytes, where: str) -> dict[str, np.ndarray]:
+def tensors(
+    content: bytes, where: str, choose: Callable[[Any], Any] = lambda found: found
+) -> dict[str, np.ndarray]:
     """The tensors of a state dict, by name.
 
     Args:
       content: of the file.
       where: what an error calls it.
+      choose: takes what the file holds and returns the state dict in it; only its tensors are
+        read. By default the file is one.
 
     Raises:
       ConfigError: if it is intact but holds anything else than a dict of plain tensors.
       StorageError: if it is truncated or no PyTorch file at all.
     """
     try:
-        found = _zipped(content) if zipfile.is_zipfile(io.BytesIO(content)) else _legacy(content)
+        load = _zipped if zipfile.is_zipfile(io.BytesIO(content)) else _legacy
+        found = load(content, choose)
     except _Refused as error:
         raise ConfigError(
             f"{where}: its pickle asks for {error}, which is not read: save the state_dict() alone"
@@ -55,6 +68,24 @@ def tensors(content: bytes, where: str) -> dict[str, np.ndarray]:
 
 class _Refused(Exception):
     pass
+
+
+class _Unread:
+    """Stands for what a pickle would have made of a name that means nothing here. It takes what
+    pickles do to an object, and keeps nothing of it."""
+
+    named = ""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> "_Unread":
+        return super().__new__(cls)
+
+    def __init__(self, *_args: Any, **_kwargs: Any):
+        pass
+
+    def _ignore(self, *_args: Any) -> None:
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = update = __call__ = _ignore
 
 
 class _Storage:
@@ -97,7 +128,7 @@ class _Unpickler(pickle.Unpickler):
             return lambda tensor, *_: tensor
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
-        raise _Refused(f"{module}.{name}")
+        return type("_Unread", (_Unread,), {"named": f"{module}.{name}"})
 
     def persistent_load(self, identity: tuple) -> _Storage:
         kind, dtype, key, _location, count, *view = identity
@@ -114,27 +145,44 @@ def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, stride: tuple,
     return storage.view(offset, shape, stride)
 
 
-def _zipped(content: bytes) -> Any:
+def _used(found: Any) -> set[int]:
+    """Which storages' numbers the tensors of a dict are views of, by identity.
+
+    Raises:
+      _Refused: if something else that was left unread is among them.
+    """
+    parts = list(found.values()) if isinstance(found, dict) else [found]
+    if unread := [part.named for part in parts if isinstance(part, _Unread)]:
+        raise _Refused(unread[0])
+    return {id(part.base) for part in parts if isinstance(part, np.ndarray)}
+
+
+def _zipped(content: bytes, choose: Callable[[Any], Any]) -> Any:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith("/data.pkl"))
         folder = name.removesuffix("data.pkl")
         unpickler = _Unpickler(io.BytesIO(archive.read(name)), len(content))
-        found = unpickler.load()
+        found = choose(unpickler.load())
+        used = _used(found)
         for key, storage in unpickler.storages.items():
-            storage.fill(archive.read(f"{folder}data/{key}"))
+            if id(storage.values) in used:
+                storage.fill(archive.read(f"{folder}data/{key}"))
     return found
 
 
-def _legacy(content: bytes) -> Any:
+def _legacy(content: bytes, choose: Callable[[Any], Any]) -> Any:
     file = io.BytesIO(content)
     if _Unpickler(file).load() != _MAGIC:
         raise ValueError("it does not begin with PyTorch's magic number")
     for _ in ("protocol version", "byte order and sizes"):
         _Unpickler(file).load()
     unpickler = _Unpickler(file, len(content))
-    found = unpickler.load()
+    found = choose(unpickler.load())
+    used = _used(found)
     for key in _Unpickler(file).load():
         storage = unpickler.storages[key]
         count = int.from_bytes(file.read(8), "little")
-        storage.fill(file.read(count * storage.values.dtype.itemsize))
+        numbers = file.read(count * storage.values.dtype.itemsize)
+        if id(storage.values) in used:
+            storage.fill(numbers)
     return found

@@ -1,5 +1,6 @@
 """Whose latents a run learns: kept when it begins, and compared ever after."""
 
+import dataclasses
 import json
 import types
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from pit_jax import config, configfile, evaluate, rundir, sample, tasks, train
-from pit_jax.data import latent_origin
+from pit_jax.data import identity, latent_origin, latents
 from pit_jax.data.latent_writer import Writer
 from pit_jax.data.latents import Manifest
 from pit_jax.errors import ConfigError, StorageError
@@ -85,8 +86,9 @@ def run(places, tmp_path_factory):
 
 
 def test_a_run_keeps_whose_latents_it_learns(places, run):
-    kept = json.loads((run / "latents.json").read_text())
-    assert kept == {
+    kept = json.loads((run / "data.json").read_text())
+    assert kept["training"] == {"split": "train", "examples": 20}
+    assert kept["latents"] == {
         "autoencoder": "small",
         "autoencoder_sha256": autoencoder.sha256(places / "small.safetensors"),
         "weights_sha256": autoencoder.load(places / "small.safetensors").weights_sha256,
@@ -94,7 +96,7 @@ def test_a_run_keeps_whose_latents_it_learns(places, run):
         "image_set": "made up",
         "image_size": 8,
     }
-    found = latent_origin.of_run(rundir.RunDir(run))
+    found = identity.latents_of(rundir.RunDir(run))
     assert found == latent_origin.of_store(settings(places, "ours").data)
 
 
@@ -157,10 +159,10 @@ def test_a_start_from_a_run_on_other_latents_is_said_in_one_line(places, run):
         return settings(places, store, f"init_from={run}", "autoencoder.weights=")
 
     for store in ("ours", "moved", "old"):
-        assert latent_origin.difference(starting(store)) is None
-    theirs = latent_origin.of_run(rundir.RunDir(run))
+        assert identity.latents_differ(starting(store)) is None
+    theirs = identity.latents_of(rundir.RunDir(run))
     for store in ("scaled", "others"):
-        warning = latent_origin.difference(starting(store))
+        warning = identity.latents_differ(starting(store))
         ours = latent_origin.of_store(starting(store).data)
         assert str(ours) != str(theirs)
         assert f"{run} learnt latents of {theirs};" in warning
@@ -214,18 +216,31 @@ def test_building_a_task_reads_no_weights(places, monkeypatch):
 def test_what_a_run_of_old_never_kept_is_not_compared(places, tmp_path):
     run = rundir.RunDir(tmp_path)
     c = settings(places, "others", "autoencoder.weights=")
-    latent_origin.keep(run, latent_origin.check_start(c, run))
+    origin = identity.check_start(c, run, True)
+    splits = [latents.LatentSource(c.data.dir, split) for split in ("train", "test")]
+    identity.keep(run, identity.of_sources(c.data, *splits, origin))
     with pytest.raises(ConfigError, match="was encoded by"):  # but it keeps it from now on
-        latent_origin.check_start(settings(places, "ours"), run)
-    before = (tmp_path / "latents.json").read_text()
-    latent_origin.keep(run, latent_origin.of_store(settings(places, "ours").data))
-    assert (tmp_path / "latents.json").read_text() == before
-    assert latent_origin.check_start(config.base(), run) is None  # no latents, nothing to compare
+        identity.check_start(settings(places, "ours"), run, True)
+    before = (tmp_path / "data.json").read_text()
+    other = identity.of_sources(c.data, *splits, latent_origin.of_store(c.data))
+    identity.keep(run, dataclasses.replace(other, name="another"))
+    assert (tmp_path / "data.json").read_text() == before
+    assert identity.check_start(config.base(), run, True) is None  # no latents, none to compare
+
+
+def test_the_file_that_runs_of_old_kept_is_still_known(places, tmp_path):
+    origin = latent_origin.of_store(settings(places, "others").data)
+    (tmp_path / "latents.json").write_text(json.dumps(dataclasses.asdict(origin)))
+    run = rundir.RunDir(tmp_path)
+    assert identity.latents_of(run) == origin
+    with pytest.raises(ConfigError, match="was encoded by"):
+        identity.check_start(settings(places, "ours"), run, True)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"normalisation": {"scale": 0}}', '{"a": 1}'])
-def test_a_damaged_file_is_told_in_one_line(tmp_path, content):
-    (tmp_path / "latents.json").write_text(content)
-    with pytest.raises(StorageError, match=r"latents\.json cannot be read") as info:
-        latent_origin.of_run(rundir.RunDir(tmp_path))
+@pytest.mark.parametrize("name", ["data.json", "latents.json"])
+def test_a_damaged_file_is_told_in_one_line(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(StorageError, match=rf"{name} cannot be read") as info:
+        identity.latents_of(rundir.RunDir(tmp_path))
     assert "\n" not in str(info.value)

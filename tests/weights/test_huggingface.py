@@ -209,8 +209,22 @@ def test_fields_are_those_of_the_config_json_that_was_written(make, tmp_path):
     huggingface_directory.write(tmp_path, our_weights(config), config)
     flat = flatten(config)
     found = huggingface_directory.fields(tmp_path)
+    assert found.pop("classes") == ()
     assert found == {name: flat[name] for name in found}
-    assert {"model.heads", "model.norm_eps", "data.num_classes"} < set(found)
+    assert {"model.heads", "model.norm_eps", "data.num_classes", "data.mean"} < set(found)
+
+
+def test_the_names_of_the_classes_go_along(make, tmp_path):
+    config = make(patch=2)
+    names = [f"kind {number}" for number in range(config.data.num_classes)]
+    huggingface_directory.write(tmp_path, our_weights(config), config, names)
+    said = json.loads((tmp_path / "config.json").read_text())
+    assert said["id2label"]["9"] == "kind 9"
+    assert said["label2id"]["kind 9"] == 9
+    assert huggingface_directory.fields(tmp_path)["classes"] == tuple(names)
+    said["id2label"] = {str(number): f"LABEL_{number}" for number in range(10)}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    assert huggingface_directory.fields(tmp_path)["classes"] == ()  # which says nothing
 
 
 def test_what_config_json_leaves_out_has_the_defaults_of_transformers(tmp_path):

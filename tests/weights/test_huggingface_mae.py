@@ -100,7 +100,7 @@ def test_a_directory_that_does_not_fit_is_refused_before_anything_is_made(
     config = make(patch=2)
     huggingface_directory.write(tmp_path / "hf", our_weights(config), config)
     if not change:
-        (tmp_path / "hf" / "model.safetensors").rename(tmp_path / "hf" / "pytorch_model.bin")
+        (tmp_path / "hf" / "model.safetensors").rename(tmp_path / "hf" / "of-2.safetensors")
     tune = config.copy_and_resolve_references()
     tune.update(task="classification", init_task="mae", init_from=str(tmp_path / "hf"))
     tune.model.update({"pool": "patches"} | change)

@@ -1,6 +1,7 @@
 """Files of weights: whole or refused."""
 
 import errno
+import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -68,10 +69,22 @@ def test_fields_that_are_no_json_are_refused(tmp_path):
         tensors.read(path)
 
 
-def test_an_intact_file_of_bfloat16_is_not_called_broken(tmp_path):
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, np.int64, np.uint8, np.float64, bool]
+)
+def test_every_dtype_is_read_as_it_is(tmp_path, dtype):
+    path, values = tmp_path / "x.safetensors", np.asarray([[1, 0, 3], [1, 0, 1]]).astype(dtype)
+    tensors.write(path, {"x": values})
+    found = tensors.read(path)[0]["x"]
+    assert found.dtype == values.dtype
+    np.testing.assert_array_equal(found, values)
+
+
+def test_a_dtype_that_numpy_has_not_is_no_damage(tmp_path):
+    head = json.dumps({"x": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
     path = tmp_path / "x.safetensors"
-    tensors.write(path, {"x": np.ones(2, jnp.bfloat16)})
-    with pytest.raises(ConfigError, match="cannot read its BF16 tensors, save them as float32"):
+    path.write_bytes(len(head).to_bytes(8, "little") + head + b"\0")
+    with pytest.raises(ConfigError, match="cannot read its F4 tensors, save them as float32"):
         tensors.read(path)
 
 

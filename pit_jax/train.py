@@ -32,7 +32,7 @@ from pit_jax.lengths import Clock, every, total_steps
 from pit_jax.meter import Meter
 from pit_jax.parallel import leader
 from pit_jax.parallel import mesh as meshes
-from pit_jax.validation import check_batch, check_names
+from pit_jax.validation import check_batch, check_names, resolve
 from pit_jax.weights import initial
 
 
@@ -54,10 +54,10 @@ def train(
     profile: tuple[int, int] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Result:
-    """Trains, evaluates and saves what a resolved config describes; resumes by itself.
+    """Trains, evaluates and saves what a config describes; resumes by itself.
 
     Args:
-      config: a resolved config.
+      config: resolved or not.
       workdir: the run directory, new or of the same run.
       profile: (first, last) step of this start to write a profiler trace of.
       devices: those to use; all of them by default.
@@ -70,6 +70,7 @@ def train(
       Stopped: after a SIGTERM or Ctrl-C, once the state is saved.
     """
     # ---- 1. The run directory: the same run or a new one, and nobody else's ----------
+    config = resolve(config)
     run = rundir.RunDir(workdir)
     if leader.by_process_0(lambda: run.status().get("state", "").encode()) != b"done":
         generation.check_start(config, classifier.network, devices)

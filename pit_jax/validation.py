@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from ml_collections import ConfigDict
 
-from pit_jax import demands
+from pit_jax import demands, derived
 from pit_jax.config import DEPTH, FIELDS, assign, base, flatten
 from pit_jax.data import known
 from pit_jax.errors import ConfigError
@@ -30,8 +30,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     resolved = base()
     for name, value in flat.items():
         assign(resolved, name, check_value(name, value))
-    if resolved.model.mlp == 0:
-        resolved.model.mlp = 4 * resolved.model.width
+    derived.fill(resolved)
     _check_together(resolved)
     return resolved
 

@@ -10,10 +10,12 @@ from pit_jax.data import sources
 from pit_jax.lengths import total_steps
 from pit_jax.parallel import rules
 from pit_jax.parallel.mesh import AXES
+from pit_jax.validation import resolve
 
 
 def show(config: Any) -> str:
     """The resolved fields, every parameter's path, shape and partition, and the cost."""
+    config = resolve(config)
     task = tasks.build(config)
     params = jax.eval_shape(task.init, jax.random.key(0))
     sizes = {axis: max(config.mesh[axis], 1) for axis in AXES}

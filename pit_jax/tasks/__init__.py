@@ -8,9 +8,16 @@ takes and returns. `steps` is what preflight compiles: {"train": Program, "eval"
 
 from typing import Any
 
+from pit_jax import derived
+
 
 def build(config: Any) -> Any:
-    """The task that `config.task` names."""
+    """The task that `config.task` names.
+
+    Raises:
+      ConfigError: if the config was not resolved.
+    """
+    derived.require_filled(config)
     match config.task:
         case "classification":
             from pit_jax.tasks.classification import Classification as Task

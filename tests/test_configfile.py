@@ -140,7 +140,7 @@ def test_an_image_of_too_many_tokens_is_refused():
     assert "16,777,216 tokens" in refused("configs/digits.py:pit", words)
 
 
-MODULE = '''
+MODULE = """
 from __future__ import annotations
 
 import dataclasses
@@ -168,7 +168,7 @@ def get_config(arg=""):
     c.data.update(image_size=8, channels=1)
     c.train.steps = 5
     return c
-'''
+"""
 
 
 def test_a_config_is_a_module_like_any_other(tmp_path):

@@ -173,8 +173,7 @@ def _train(
             if run.rows():  # of an earlier start, perhaps one that never saved
                 run.cut_rows(first)
             environment = rundir.environment(mesh, jax.process_count())
-            price = {"parameters": parameters, "tokens": cost.tokens}
-            price |= {"forward_flops": cost.forward_full, "training_flops": cost.training}
+            price = {"parameters": parameters} | cost.named()
             attempt = run.add_environment(environment | {"cost": price, "copy": train_source.copy})
             writers = metrics.Writers(run, config)
             stack.callback(writers.close)

@@ -10,6 +10,7 @@ from pit_jax.data import sources
 from pit_jax.lengths import total_steps
 from pit_jax.parallel import rules
 from pit_jax.parallel.mesh import AXES
+from pit_jax.perf import flops
 from pit_jax.validation import resolve
 
 
@@ -32,9 +33,10 @@ def show(config: Any) -> str:
         f"model                      {label(config)}",
         f"tokens an image            {cost.tokens:,}",
         f"parameters                 {sum(x.size for x in jax.tree.leaves(params)):,}",
-        f"forward FLOPs an image     {cost.forward:.4g}"
-        f" ({cost.forward_full / 2e9:.4g} GMAC as papers count: every row of every layer)",
-        f"training FLOPs an image    {cost.training:.4g}",
+        f"forward FLOPs an image     {cost.forward:.4g} ({cost.forward / 2e9:.4g} GMAC):"
+        f" {flops.FORWARD}",
+        f"computed FLOPs an image    {cost.computed:.4g}: {flops.COMPUTED}",
+        f"training FLOPs an image    {cost.training:.4g}: three times what is computed",
     ]
     examples = sources.num_examples(config.data, config.data.split)
     if examples is not None or config.train.epochs is None:

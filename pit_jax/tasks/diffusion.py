@@ -250,7 +250,7 @@ class Diffusion(ImageTask):
             ),
             params=state.eval_params,
             optimizer=found["eval"].optimizer,
-            model_flops=self.flops().forward * passes * size,
+            model_flops=self.flops().computed * passes * size,
         )
         if self.stored:
             found["decode"] = self._decode(state, rows, whole)

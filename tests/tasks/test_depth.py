@@ -229,7 +229,7 @@ def test_its_cost_by_hand(small):
     c = validation.resolve(small)
     block = 2 * 17 * 12 * 16**2 + 4 * 17**2 * 16
     embedding, head = 2 * 16 * 12 * 16, 2 * 16 * 16 * 4
-    assert flops.depth(c.model, c.data).forward == block + embedding + head
+    assert flops.depth(c.model, c.data).computed == block + embedding + head
 
 
 def test_norms_and_biases_are_kept_from_weight_decay_and_the_head_is_sharded(small):

@@ -312,7 +312,7 @@ FIELDS: dict[str, F] = {
     "train.steps": F(None, "length in steps; one of steps, epochs, examples", kind=int, low=1, high=2**31 - 1),
     "train.epochs": F(None, "length in passes over the training set", kind=float, low=0.0),
     "train.examples": F(None, "length in training examples", kind=int, low=1, high=10**12),
-    "train.accumulate": F(1, "gradients of this many equal parts of the batch are averaged", low=1),
+    "train.accumulate": F(1, "parts that a batch is computed in, one after the other; its gradient stays the same", low=1),
     "train.label_smoothing": F(0.0, "share of the target spread over all classes", low=0.0, high=0.99),
     "train.seed": F(0, "seed of initial weights, data order and augmentation", low=0, high=2**32 - 1),
     "train.log_every": F(50, "steps between rows of metrics.jsonl", low=1),

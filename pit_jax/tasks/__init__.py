@@ -1,5 +1,8 @@
 """Tasks: what is trained. The trainer asks for one by name and never which it is.
 
+A task's `loss(params, batch, key)` is a mean and, to log and by name, means that know their
+count (means.py), "loss" among them: only so can parts of a batch be put together again.
+
 A task offers `init`, `augment`, `loss`, `evaluate`, `represent`, `tokens`, `batch_shapes`,
 `flops`, `attends`, `evaluations` and `steps`; classification.py and images.py say what each
 takes and returns. `steps` is what preflight compiles: {"train": Program, "eval": Program,

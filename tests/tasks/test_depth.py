@@ -135,9 +135,9 @@ def test_training_loss_by_hand_and_blind_to_what_is_not_known(small, loss):
         errors.append(np.square(np.clip(np.exp(said), 1e-3, 10) - measured))
     assert len(wanted) == 7
     assert float(value) == pytest.approx(np.mean(wanted), rel=1e-4)
-    assert float(again) == float(logged["loss"]) == pytest.approx(float(value), rel=1e-6)
+    assert float(again) == float(logged["loss"].value) == pytest.approx(float(value), rel=1e-6)
     rmse = np.sqrt(np.concatenate(errors).mean())
-    assert float(logged["rmse"]) == pytest.approx(rmse, rel=1e-4)
+    assert float(logged["rmse"].value) == pytest.approx(rmse, rel=1e-4)
     leaves = jax.tree.leaves(grads)
     assert all(np.isfinite(x).all() for x in leaves)
     assert any(np.abs(x).max() > 0 for x in leaves)

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from pit_jax import derived
 from pit_jax.config import FIELDS, assign, base, flatten
 from pit_jax.errors import ConfigError, PitError
-from pit_jax.validation import resolve
+from pit_jax.validation import check_meant, resolve
 from pit_jax.values import check_text, check_value, unknown_field
 
 _LENGTHS = ("train.steps", "train.epochs", "train.examples")
@@ -45,7 +45,10 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
       ConfigError: for whatever does not exist, does not parse or does not fit together.
     """
-    return resolve(override(read(spec), overrides))
+    config = resolve(override(read(spec), overrides))
+    if not spec.endswith(".json"):  # of a run that was begun with it
+        check_meant(config)
+    return config
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:

@@ -18,6 +18,7 @@ from pit_jax import (
     classifier,
     evaluate,
     metrics,
+    optim,
     rundir,
     signals,
     step,
@@ -32,7 +33,7 @@ from pit_jax.lengths import Clock, every, total_steps
 from pit_jax.meter import Meter
 from pit_jax.parallel import leader
 from pit_jax.parallel import mesh as meshes
-from pit_jax.validation import check_batch, check_names, resolve
+from pit_jax.validation import check_batch, check_meant, check_names, resolve
 from pit_jax.weights import initial
 
 
@@ -82,6 +83,7 @@ def train(
         if begun:
             run.check_same(config)
         else:
+            check_meant(config)
             initial.check(config)
         origin = latent_origin.check_start(config, run)
         if not begun:
@@ -120,6 +122,8 @@ def _train(
     check_names(config, evaluate.offered(task))
     cost = task.flops()
     steps = step.build(task, config, mesh, clock)
+    if not run.exists():
+        optim.check_freeze(config.optim, steps.shapes.params)
     with jax.set_mesh(mesh):
         attends = task.attends()
         probes.require_room(config.eval.what, config, task, steps)
@@ -165,6 +169,7 @@ def _train(
                 run.write_status(state="done", exit_code=0, step=first, result=result)
             return Result(str(run.path), first, result, parameters, 0.0, 0.0)
         attempt = 1
+        before = run.status().get("total", total) if first else None
         writers = None
         if writes:
             if newest is None:
@@ -188,6 +193,8 @@ def _train(
             f" {total} steps of {batch_size} on {_devices(mesh)},"
             f" attention {attends}"
         )
+        for line in optim.remarks(config.optim, clock, first, before):
+            say(line)
 
         # ---- 6. The loop --------------------------------------------------------------
         eval_every = every(config.eval.every, clock)

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from pit_jax import evaluate, step, tasks
+from pit_jax import evaluate, optim, step, tasks
 from pit_jax.config import assign
 from pit_jax.data import pipeline, sources
 from pit_jax.errors import ConfigError
@@ -257,7 +257,9 @@ def _programs(config: Any, mesh: jax.sharding.Mesh) -> tuple[dict[str, Program],
     shape = types.SimpleNamespace(native_shape=sources.native_shape(config.data))
     task = tasks.build(pipeline.device_config(config, shape))
     check_names(config, evaluate.offered(task))
-    return task.steps(step.build(task, config, mesh, clock)), clock
+    steps = step.build(task, config, mesh, clock)
+    optim.check_freeze(config.optim, steps.shapes.params)
+    return task.steps(steps), clock
 
 
 def _chip_hours(config: Any, clock: Clock, results: dict, chips: int) -> float | None:

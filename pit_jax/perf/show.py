@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from pit_jax import tasks
+from pit_jax import optim, tasks
 from pit_jax.config import flatten, label
 from pit_jax.data import sources
 from pit_jax.lengths import total_steps
@@ -19,6 +19,7 @@ def show(config: Any) -> str:
     config = resolve(config)
     task = tasks.build(config)
     params = jax.eval_shape(task.init, jax.random.key(0))
+    optim.check_freeze(config.optim, params)
     sizes = {axis: max(config.mesh[axis], 1) for axis in AXES}
     lines = ["config"]
     lines += [f"  {name} = {value!r}" for name, value in flatten(config).items()]

@@ -10,11 +10,18 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from pit_jax.field import Field
+from pit_jax.field import Field, plain
 from pit_jax.fields import DEEPEST, DEPTH, EVALUATIONS, FIELDS, TASKS
 
 __all__ = ["DEEPEST", "DEPTH", "EVALUATIONS", "FIELDS", "TASKS", "Field"]
-__all__ += ["assign", "base", "flatten", "label"]
+__all__ += ["Config", "assign", "base", "flatten", "label", "plain"]
+
+
+class Config(ConfigDict):
+    """A ConfigDict whose fields take the numbers of NumPy and JAX for Python's."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, plain(value))
 
 
 def base() -> ConfigDict:
@@ -25,16 +32,18 @@ def base() -> ConfigDict:
 @functools.cache
 def _base(names: tuple[str, ...]) -> bytes:
     """Pickled: the quickest way to many copies."""
-    tree: dict[str, Any] = {}
+    tree = Config()
     for name in names:
         field = FIELDS[name]
         *groups, leaf = name.split(".")
         node = tree
         for group in groups:
-            node = node.setdefault(group, {})
+            if group not in node:
+                node[group] = Config()
+            node = node[group]
         missing = field.default is None
         node[leaf] = config_dict.placeholder(field.type) if missing else field.default
-    return pickle.dumps(ConfigDict(tree).lock())
+    return pickle.dumps(tree.lock())
 
 
 def assign(config: ConfigDict, name: str, value: Any) -> None:

@@ -6,21 +6,25 @@ expect, in any order; its errors are turned into one line that names the field.
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import inspect
 import itertools
 import json
 import os
 import re
+import sys
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from pit_jax import derived
 from pit_jax.config import FIELDS, assign, base, flatten
 from pit_jax.errors import ConfigError, PitError
-from pit_jax.validation import resolve
+from pit_jax.validation import check_meant, resolve
 from pit_jax.values import check_text, check_value, unknown_field
 
 _LENGTHS = ("train.steps", "train.epochs", "train.examples")
@@ -41,7 +45,10 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
       ConfigError: for whatever does not exist, does not parse or does not fit together.
     """
-    return resolve(override(read(spec), overrides))
+    config = resolve(override(read(spec), overrides))
+    if not spec.endswith(".json"):  # of a run that was begun with it
+        check_meant(config)
+    return config
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -116,9 +123,11 @@ def read(spec: str) -> ConfigDict:
         return PythonFile(spec).config()
     text = _read(spec)
     try:
-        return from_json(text)
+        config = from_json(text)
     except ConfigError as error:
         raise ConfigError(f"{spec}: {error}") from None
+    derived.release(config)
+    return config
 
 
 class PythonFile:
@@ -135,10 +144,8 @@ class PythonFile:
             raise ConfigError(f"config {spec!r}: write FILE.py, FILE.py:ARGUMENT or config.json")
         if not os.path.isfile(self.path):
             raise ConfigError(f"there is no config file {self.path}")
-        module_spec = importlib.util.spec_from_file_location("pit_jax_config", self.path)
-        self.module = importlib.util.module_from_spec(module_spec)
         with self._told():
-            module_spec.loader.exec_module(self.module)
+            self.module = _executed(os.path.abspath(self.path))
 
     def config(self) -> ConfigDict:
         """What `get_config` returns, a new one every time.
@@ -186,6 +193,34 @@ class PythonFile:
         except Exception as error:
             message = f"{self.spec}: {type(error).__name__}: {_one_line(error)}"
             raise ConfigError(message) from None
+
+
+def _executed(path: str) -> types.ModuleType:
+    """The module of a Python file, a new one every time.
+
+    It stands in `sys.modules` as imported ones do: dataclasses, pickle and string annotations
+    look a class's module up there. Its folder is its package, so that it can import what lies
+    beside it by `from . import` or `from .other import`; the name holds the path, which two
+    files of one name do not share.
+    """
+    folder, file = os.path.split(path)
+    package = f"pit_jax_config_{hashlib.sha256(folder.encode(errors='replace')).hexdigest()[:16]}"
+    if package not in sys.modules:
+        sys.modules[package] = types.ModuleType(package)
+        sys.modules[package].__path__ = [folder]
+    name = f"{package}.{file.removesuffix('.py')}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(name)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+        raise
+    return module
 
 
 def _read(path: str) -> str:

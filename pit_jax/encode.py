@@ -33,6 +33,7 @@ from pit_jax.models.autoencoder import AutoencoderKL
 from pit_jax.parallel import mesh as meshes
 from pit_jax.rundir import RunDir, version
 from pit_jax.tasks.autoencoder import build_model
+from pit_jax.validation import resolve
 from pit_jax.weights import autoencoder, exchange, tensors
 
 WEIGHTS = "autoencoder.safetensors"  # of a run's own autoencoder, beside its latents
@@ -60,7 +61,7 @@ def encode(
     encoded once may take its time.
 
     Args:
-      config: resolved; its `data` group says which images, and of which size.
+      config: its `data` group says which images, and of which size.
       vae: what `weights.autoencoder.load` takes, or the run directory of an autoencoder. Of a
         run the evaluated weights of the newest checkpoint are taken and written to
         `directory`/autoencoder.safetensors, with the normalisation to mean 0 and variance 1
@@ -78,6 +79,7 @@ def encode(
         evaluated, or latents are not finite, naming the image.
       StorageError: if something cannot be read or written, or is not what was written.
     """
+    config = resolve(config)
     _check(config)
     mesh = meshes.make_mesh(
         {"data": -1, "fsdp": 1, "seq": 1, "model": 1}, devices or jax.local_devices()

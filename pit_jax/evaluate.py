@@ -15,7 +15,7 @@ from pit_jax.evals.probes import PROBES, require_room
 from pit_jax.models.transformer import compute_dtype
 from pit_jax.parallel import mesh as meshes
 from pit_jax.restored import restore
-from pit_jax.validation import check_batch
+from pit_jax.validation import check_batch, resolve
 
 
 def evaluate(
@@ -29,7 +29,7 @@ def evaluate(
     """Evaluations on the checkpoint of step `number`, or the newest.
 
     Args:
-      config: the run's resolved config; mesh and evaluation may have been changed.
+      config: the run's; mesh and evaluation may have been changed.
       workdir: the run directory; nothing but pictures and records is written there.
       number: a step that has a checkpoint.
       devices: those to use; all of them by default.
@@ -45,6 +45,7 @@ def evaluate(
         ask for does not fit into memory.
       StorageError: if it is damaged.
     """
+    config = resolve(config)
     mesh = meshes.make_mesh(config.mesh, devices)
     check_batch(config, dict(mesh.shape))
     found = restore(config, workdir, mesh, number)

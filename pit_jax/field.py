@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+_PLAIN = {bool, int, float, str, type(None)}
 MOST = 10**9  # size of a number whose field says no other limit
 
 
@@ -42,3 +43,28 @@ class Field:
             -MOST if self.low is None else self.low,
             MOST if self.high is None else self.high,
         )
+
+
+def plain(value: Any) -> Any:
+    """A value with Python's own numbers where it has those of NumPy or JAX, as sweeps over
+    `np.arange` do; arrays of one dimension become tuples, and all else stays what it is.
+
+    Of fewer bits than Python's, a float is the shortest one that rounds to it: a learning rate
+    of `np.float32(0.1)` is 0.1.
+    """
+    if type(value) in _PLAIN:  # first: sweeps have many
+        return value
+    if isinstance(value, tuple | list):
+        kind = list if isinstance(value, list) else tuple
+        return kind(plain(x) for x in value)
+    if isinstance(value, dict):
+        return {key: plain(x) for key, x in value.items()}
+    if not (hasattr(value, "dtype") and getattr(value, "ndim", 2) < 2):
+        return value
+    import numpy as np  # whoever has such a value has imported it
+
+    found = np.asarray(value)
+    if found.ndim:
+        return tuple(plain(x) for x in found)
+    narrow = isinstance(found.item(), float) and found.dtype != np.float64
+    return float(str(found)) if narrow else found.item()

@@ -17,9 +17,14 @@ FIELDS: dict[str, F] = {
         "architecture; PiT is vit or dit with patch 1",
         choices=("vit", "dit", "autoencoder", "convnet", "perceiver", "igpt"),
     ),
-    "model.width": F(192, "channels of a token", low=1, high=WIDEST),
+    "model.width": F(
+        192,
+        "channels of a token; the MLP follows, heads and a decoder's sizes stay as they are",
+        low=1,
+        high=WIDEST,
+    ),
     "model.depth": F(12, "layers", low=1, high=DEEPEST),
-    "model.heads": F(12, "attention heads; must divide the width", low=1),
+    "model.heads": F(12, "attention heads; must divide the width and stay when it changes", low=1),
     "model.mlp": F(0, "hidden units of the MLP; 0 = 4 × width", low=0, high=100 * WIDEST),
     "model.patch": F(1, "side of a patch in pixels; 1 = every pixel a token", low=1),
     "model.position": F("learned", "positions", choices=("learned", "sincos2d", "none")),
@@ -68,7 +73,7 @@ FIELDS: dict[str, F] = {
     "model.frequency_steps": F(
         128, "dit: steps of the time's frequencies; 127 is what diffusers computes", choices=(127, 128)
     ),
-    "model.drop_path": F(0.0, "stochastic depth of the last layer, linear from 0", low=0.0, high=0.99),
+    "model.drop_path": F(0.0, "stochastic depth of the last layer, linear from 0; the papers' grows with the model, this stays", low=0.0, high=0.99),
     "model.dropout": F(0.0, "dropout on tokens and residual branches", low=0.0, high=0.99),
     "model.layer_scale": F(0.0, "initial scale of residual branches; 0 = none", low=0.0),
     "model.norm_eps": F(1e-6, "epsilon of the layer norms", low=0.0),
@@ -94,9 +99,16 @@ FIELDS: dict[str, F] = {
     # mae: masked autoencoding
     "mae.mask_ratio": F(0.75, "share of the patches that the encoder does not see"),
     "mae.normalise_target": F(False, "give each patch of the target mean 0 and variance 1"),
-    "mae.decoder_width": F(128, "channels of a token in the decoder; its MLP has 4 times as many", low=1, high=WIDEST),
+    "mae.decoder_width": F(
+        128,
+        "channels of a token in the decoder, whatever the encoder's; its MLP has 4 times as many",
+        low=1,
+        high=WIDEST,
+    ),
     "mae.decoder_depth": F(4, "layers of the decoder", low=1, high=DEEPEST),
-    "mae.decoder_heads": F(4, "attention heads of the decoder; must divide its width", low=1),
+    "mae.decoder_heads": F(
+        4, "attention heads of the decoder; must divide its width; 0 = one for every 32 channels", low=0
+    ),
     "mae.decoder_position": F(
         "learned", "the decoder's own positions", choices=("learned", "sincos2d", "none")
     ),
@@ -334,7 +346,7 @@ FIELDS: dict[str, F] = {
     ),
     # optim
     "optim.name": F("adamw", "optimiser", choices=("adamw", "sgd")),
-    "optim.lr": F(1e-3, "peak learning rate; see lr_batch", low=0.0),
+    "optim.lr": F(1e-3, "peak learning rate, whatever the batch unless lr_batch says otherwise", low=0.0),
     "optim.lr_batch": F(
         0, "0 = lr is absolute; 256 = lr is a base rate, × batch_size / 256", low=0
     ),
@@ -345,7 +357,7 @@ FIELDS: dict[str, F] = {
     "optim.freeze": F((), "regular expressions of parameter paths that do not train", elements=str),
     "optim.clip": F(0.0, "largest global gradient norm; 0 = off", low=0.0),
     "optim.schedule": F("cosine", "after warm-up", choices=("cosine", "constant", "wsd")),
-    "optim.warmup": F("0 steps", "linear warm-up from 0", length=True),
+    "optim.warmup": F("0 steps", "linear warm-up from 0; only a share in % follows the length of training", length=True),
     "optim.decay": F("20%", "linear decay at the end of warm-up–stable–decay (wsd)", length=True),
     "optim.lr_end": F(0.0, "absolute learning rate at the end of cosine and wsd", low=0.0),
     "optim.ema": F(0.0, "decay of the parameters' moving average, evaluated if on; 0 = off", low=0.0, high=0.999999),
@@ -354,7 +366,7 @@ FIELDS: dict[str, F] = {
     "train.steps": F(None, "length in steps; one of steps, epochs, examples", kind=int, low=1, high=2**31 - 1),
     "train.epochs": F(None, "length in passes over the training set", kind=float, low=0.0),
     "train.examples": F(None, "length in training examples", kind=int, low=1, high=10**12),
-    "train.accumulate": F(1, "gradients of this many equal parts of the batch are averaged", low=1),
+    "train.accumulate": F(1, "parts that a batch is computed in, one after the other; its gradient stays the same", low=1),
     "train.label_smoothing": F(0.0, "share of the target spread over all classes", low=0.0, high=0.99),
     "train.seed": F(0, "seed of initial weights, data order and augmentation", low=0, high=2**32 - 1),
     "train.log_every": F(50, "steps between rows of metrics.jsonl", low=1),

@@ -1,19 +1,21 @@
 """The optimiser and its schedule, from config. Which parameters decay, freeze or learn at
 another rate is decided by the path rules of parallel/rules.py."""
 
+import dataclasses
+import difflib
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from pit_jax.errors import ConfigError
 from pit_jax.lengths import Clock, Length
 from pit_jax.parallel.rules import NO_DECAY_RULES, map_with_path, matches
+from pit_jax.validation import peak_lr
 
-
-def peak_lr(optim, batch_size: int) -> float:
-    """`optim.lr`, scaled by batch / lr_batch where that rule is on (Goyal et al. 2017)."""
-    return optim.lr * batch_size / optim.lr_batch if optim.lr_batch else optim.lr
+_MOST_INITIAL = 0.5  # of a moving average at the end of training that nobody need be told of
 
 
 def schedule(optim, clock: Clock) -> optax.Schedule:
@@ -36,6 +38,80 @@ def schedule(optim, clock: Clock) -> optax.Schedule:
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0, peak, warmup), after], [warmup])
+
+
+def check_freeze(optim, params: Any) -> None:
+    """Refuses patterns of `optim.freeze` that find nothing, and those that leave nothing.
+
+    Args:
+      params: the parameters or their shapes.
+
+    Raises:
+      ConfigError: naming the pattern and paths that there are.
+    """
+    paths: list[str] = []
+    map_with_path(lambda path, _: paths.append(path), params)
+    for pattern in optim.freeze:
+        if not any(matches(path, (pattern,)) for path in paths):
+            near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"config.optim.freeze: {pattern!r} is found in no parameter's path, such as"
+                f" {near!r}; `pit-jax show` lists them all"
+            )
+    if optim.freeze and all(matches(path, optim.freeze) for path in paths):
+        raise ConfigError(
+            f"config.optim.freeze={optim.freeze} is found in the path of every parameter:"
+            " nothing would be trained"
+        )
+
+
+def remarks(optim, clock: Clock, first: int = 0, before: int | None = None) -> list[str]:
+    """What a run's length makes of its schedule, where it may not be what was meant.
+
+    Args:
+      optim: the config's group.
+      clock: of the whole run.
+      first: steps that are done.
+      before: the length in steps that the run had until now, None where it is new.
+
+    Returns:
+      Lines for people, most often none.
+    """
+    total, lines = clock.total_steps, []
+    if before is not None:
+        old = schedule(optim, dataclasses.replace(clock, total_steps=before))
+        last, planned = float(old(max(first - 1, 0))), float(old(first))
+        now = float(schedule(optim, clock)(first))
+        if before != total and not math.isclose(planned, now, rel_tol=1e-3):
+            lines.append(
+                f"the length of training was {before} steps and is {total} now, and"
+                f" optim.schedule={optim.schedule!r} goes with it: the learning rate was"
+                f" {last:.3g} in the last step and is {now:.3g} in the next"
+            )
+        return lines
+    peak = peak_lr(optim, clock.batch_size)
+    if not peak:
+        lines.append("optim.lr=0: nothing is trained")
+    warmup = Length.parse(optim.warmup).steps(clock)
+    if warmup >= total > 1:
+        lines.append(
+            f"optim.warmup={optim.warmup!r} is {warmup} steps and training {total}, so that it is"
+            f" cut to them: the learning rate rises to the end and is at its peak of {peak:.3g}"
+            " in no step"
+        )
+    decay = Length.parse(optim.decay).steps(clock) if optim.schedule == "wsd" else 0
+    if decay and warmup < total < warmup + decay:
+        lines.append(
+            f"optim.warmup={optim.warmup!r} and optim.decay={optim.decay!r} are"
+            f" {warmup + decay} steps and training {total}: the decay is cut to {total - warmup}"
+        )
+    left = optim.ema**total
+    if left > _MOST_INITIAL:
+        lines.append(
+            f"optim.ema={optim.ema} over {total} steps: what is evaluated is at the end still"
+            f" {100 * left:.0f} % the weights that training begins with"
+        )
+    return lines
 
 
 def build(optim, lr: optax.Schedule, params: Any, depth: int) -> optax.GradientTransformation:

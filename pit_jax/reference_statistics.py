@@ -13,6 +13,7 @@ from pit_jax.data import pipeline, sources
 from pit_jax.errors import ConfigError
 from pit_jax.evals import networks, reference
 from pit_jax.parallel import mesh as meshes
+from pit_jax.validation import resolve
 
 _IMAGES_A_BATCH = 64  # that a device is sent
 
@@ -32,7 +33,7 @@ def write(
     Images are of `data.image_size`, resized and centre-cropped as for an evaluation.
 
     Args:
-      config: resolved; its `data` group counts, and `eval.resize`.
+      config: its `data` group counts, and `eval.resize`.
       out: the .npz file, local or gs://.
       features: the file of FID's Inception, or the run directory of a classifier.
       split: by default the training set, `data.per_class` of it if so configured.
@@ -45,6 +46,7 @@ def write(
       ConfigError: if the set, the split or the network is not there or does not fit.
       StorageError: if the file cannot be written.
     """
+    config = resolve(config)
     data = config.data
     if data.name == "latents":
         raise ConfigError(

@@ -28,6 +28,7 @@ from pit_jax.evals import reference
 from pit_jax.evals.generator import Generator, choose_labels
 from pit_jax.parallel import mesh as meshes
 from pit_jax.restored import Restored, restore
+from pit_jax.validation import resolve
 
 _DESCRIPTION, _NPZ = "sample.json", "samples.npz"
 # Of sample.json, what may differ when a directory is gone on with: the images do not depend
@@ -57,7 +58,7 @@ def sample(
     """Generates `sample.num` images of a run; those that are there already stay.
 
     Args:
-      config: the run's resolved config; mesh and `sample` may have been changed.
+      config: the run's; mesh and `sample` may have been changed.
       workdir: the run directory; nothing is written there.
       out: the directory of the images, new or of the same samples.
       labels: see `evals.generator.choose_labels`.
@@ -75,6 +76,7 @@ def sample(
       StorageError: if the checkpoint is damaged or a file cannot be written.
       Stopped: after a SIGTERM or Ctrl-C, once the batch's images are written.
     """
+    config = resolve(config)
     if config.task != "diffusion":
         raise ConfigError(
             f"{workdir} was trained by task {config.task!r}: only diffusion runs generate images"

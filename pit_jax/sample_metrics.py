@@ -17,6 +17,7 @@ from pit_jax.errors import ConfigError
 from pit_jax.evals import generation, networks, real_images, reference
 from pit_jax.files import sha256
 from pit_jax.parallel import mesh as meshes
+from pit_jax.validation import resolve
 
 _READ = 256  # images of the file that are read at a time
 # What a file of samples must say of them: the numbers depend on it.
@@ -37,7 +38,7 @@ def measure(
     Writes records/samples_<the file's SHA-256>-<step>.json into the run's directory.
 
     Args:
-      config: the run's resolved config; its evaluation may have been changed.
+      config: the run's; its evaluation may have been changed.
       workdir: the run that made the samples.
       samples: samples.npz, or the directory that it lies in.
       devices: those to use; all of them by default.
@@ -50,6 +51,7 @@ def measure(
       ConfigError: if the file is no samples of this run, or does not fit network or reference.
       StorageError: if a file is damaged.
     """
+    config = resolve(config)
     if config.task != "diffusion":
         raise ConfigError(
             f"--samples: {workdir} was trained by task {config.task!r}, which makes no samples"

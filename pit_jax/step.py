@@ -103,40 +103,53 @@ def build(task: Any, config: Any, mesh: Mesh, clock: Clock) -> Steps:
     )
 
 
+def gradients(
+    task: Any, params: Any, batch: dict, key: jax.Array, parts: int
+) -> tuple[Any, dict[str, jax.Array]]:
+    """The gradient of the loss of an augmented batch, and what to log of it.
+
+    Args:
+      parts: of how many equal parts the batch is computed one after the other. What comes out
+        is that of the whole batch, but for rounding and for dropout, which is drawn for each
+        part: parts count as what their losses are means of, be it as different as the images
+        with any depth.
+    """
+    grad = jax.grad(task.loss, has_aux=True)
+    if parts == 1:
+        grads, means = grad(params, batch, key)
+        return grads, {name: mean.value for name, mean in means.items()}
+
+    # Part p takes rows p, p + parts, ...: every device splits the rows it holds, so no example
+    # moves.
+    def split(x: jax.Array) -> jax.Array:
+        return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def one_part(total: Any, part: tuple) -> tuple[Any, None]:
+        number, rows = part
+        rows = jax.tree.map(lambda x: meshes.constrain(x, "batch", *[None] * (x.ndim - 1)), rows)
+        grads, means = grad(params, rows, jax.random.fold_in(key, number))
+        grads = jax.tree.map(lambda x: x * means["loss"].count, grads)
+        return jax.tree.map(jnp.add, total, (grads, means)), None
+
+    slices = (jnp.arange(parts), jax.tree.map(split, batch))
+    like = jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], slices[1]), key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    (grads, means), _ = jax.lax.scan(one_part, zeros, slices)
+    count = jnp.maximum(means["loss"].count, 1)
+    grads = jax.tree.map(lambda x: x / count, grads)
+    return grads, {name: mean.value for name, mean in means.items()}
+
+
 def _train_step(
     task: Any, config: Any, tx: optax.GradientTransformation, lr: optax.Schedule
 ) -> Callable[[State, dict], tuple[State, dict]]:
-    parts = config.train.accumulate
-
-    def gradients(params: Any, batch: dict, key: jax.Array) -> tuple[Any, dict]:
-        grad = jax.grad(task.loss, has_aux=True)
-        if parts == 1:
-            return grad(params, batch, key)
-
-        # Part p takes rows p, p + parts, ...: every device splits the rows it holds, so
-        # no example moves. Equal parts make the mean of means the mean of the batch.
-        def split(x: jax.Array) -> jax.Array:
-            return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
-
-        def one_part(total: Any, part: tuple) -> tuple[Any, None]:
-            number, rows = part
-            rows = jax.tree.map(
-                lambda x: meshes.constrain(x, "batch", *[None] * (x.ndim - 1)), rows
-            )
-            new = grad(params, rows, jax.random.fold_in(key, number))
-            return jax.tree.map(lambda t, x: t + x / parts, total, new), None
-
-        slices = (jnp.arange(parts), jax.tree.map(split, batch))
-        like = jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], slices[1]), key)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-        return jax.lax.scan(one_part, zeros, slices)[0]
-
     def step(state: State, batch: dict) -> tuple[State, dict]:
         # All randomness of a step is a function of (seed, step, example): no key is kept.
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
         augment_key, model_key = jax.random.split(key)
         batch = task.augment(batch, augment_key)
-        grads, metrics = gradients(state.params, batch, model_key)
+        parts = config.train.accumulate
+        grads, metrics = gradients(task, state.params, batch, model_key, parts)
         metrics |= {
             "lr": lr(state.step),
             "grad_norm": optax.tree.norm(grads),

@@ -19,6 +19,7 @@ from pit_jax import (
     demands,
     evaluate,
     metrics,
+    optim,
     outcome,
     rundir,
     signals,
@@ -35,7 +36,7 @@ from pit_jax.meter import Meter
 from pit_jax.models.transformer import compute_dtype
 from pit_jax.parallel import leader
 from pit_jax.parallel import mesh as meshes
-from pit_jax.validation import check_batch, check_names
+from pit_jax.validation import check_batch, check_meant, check_names, resolve
 from pit_jax.weights import initial
 
 
@@ -83,10 +84,10 @@ def train(
     profile: tuple[int, int] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Result:
-    """Trains, evaluates and saves what a resolved config describes; resumes by itself.
+    """Trains, evaluates and saves what a config describes; resumes by itself.
 
     Args:
-      config: a resolved config.
+      config: resolved or not.
       workdir: the run directory, new or of the same run.
       profile: (first, last) step of this start to write a profiler trace of.
       devices: those to use; all of them by default.
@@ -99,6 +100,7 @@ def train(
       Stopped: after a SIGTERM or Ctrl-C, once the state is saved.
     """
     # ---- 1. The run directory: the same run or a new one, and nobody else's ----------
+    config = resolve(config)
     run = rundir.RunDir(workdir)
     config = run.as_begun(config)
     if leader.by_process_0(lambda: run.status().get("state", "").encode()) != b"done":
@@ -111,6 +113,7 @@ def train(
         if begun:
             run.check_same(config)
         else:
+            check_meant(config)
             initial.check(config)
         metrics.check(config)
         found = _Data.of(config, run)
@@ -149,6 +152,8 @@ def _train(
     check_names(config, evaluate.offered(task))
     cost = task.flops()
     steps = step.build(task, config, mesh, clock)
+    if not run.exists():
+        optim.check_freeze(config.optim, steps.shapes.params)
     with jax.set_mesh(mesh):
         attends = task.attends()
         measures = probes.possible(config.eval.what, train_source)
@@ -199,6 +204,7 @@ def _train(
             if writes:  # a kill after the last checkpoint may have come before this line
                 run.write_status(state="done", exit_code=0, step=first, result=result)
             return Result(str(run.path), first, result, parameters, 0.0, 0.0)
+        before = run.status().get("total", total) if first else None
         stop_request = stack.enter_context(signals.StopRequest(mesh))
         status = stack.enter_context(outcome.Outcome(run, first, writes))
         stop_request.last_words = status.killed
@@ -211,9 +217,8 @@ def _train(
             if run.rows():  # of an earlier start, perhaps one that never saved
                 run.cut_rows(first)
             environment = rundir.environment(mesh, jax.process_count())
-            price = {"parameters": parameters, "tokens": cost.tokens}
-            price |= {"forward_flops": cost.forward_full, "training_flops": cost.training}
-            environment |= {"cost": price, "copy": train_source.copy}
+            environment["cost"] = {"parameters": parameters} | cost.named()
+            environment["copy"] = train_source.copy
             environment["dtype"] = compute_dtype(config.model.dtype).name
             attempt = run.add_environment(environment)
             status.running(total=total, attempt=attempt)
@@ -228,6 +233,8 @@ def _train(
             f" {total} steps of {batch_size} on {_devices(mesh)},"
             f" attention {attends}"
         )
+        for line in optim.remarks(config.optim, clock, first, before):
+            say(line)
 
         # ---- 6. The loop --------------------------------------------------------------
         eval_every = every(config.eval.every, clock)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 
 from ml_collections import ConfigDict
 
-from pit_jax import demands
+from pit_jax import demands, derived
 from pit_jax.config import DEPTH, FIELDS, assign, base, flatten
 from pit_jax.data import known
 from pit_jax.errors import ConfigError
+from pit_jax.lengths import Length
 from pit_jax.models.mask import MOST_WINDOWS, layer_radii
 from pit_jax.models.sizes import num_kept
 from pit_jax.parallel import processes
@@ -33,10 +34,66 @@ def resolve(config: ConfigDict) -> ConfigDict:
         value = check_value(name, value)
         # Whose home it is: config.json is read by others, and on other machines.
         assign(resolved, name, os.path.expanduser(value) if FIELDS[name].place else value)
-    if resolved.model.mlp == 0:
-        resolved.model.mlp = 4 * resolved.model.width
+    derived.fill(resolved)
     _check_together(resolved)
     return resolved
+
+
+def check_meant(config: ConfigDict) -> None:
+    """Refuses what is possible and can hardly be meant, before a run is begun with it.
+
+    What runs were begun with before stays: `resolve` reads it.
+
+    Raises:
+      ConfigError: in one line that names the field.
+    """
+
+    def require(holds: bool, message: str) -> None:
+        if not holds:
+            raise ConfigError(message)
+
+    o, a = config.optim, config.data.augmentation
+    for group in ("eval", "checkpoint"):
+        every = config[group].every
+        require(
+            Length.parse(every).number > 0,
+            f"config.{group}.every={every!r} is no period: write '1 steps' for every step, or"
+            " '100%' for the last one only",
+        )
+    falls = o.schedule != "constant"
+    peak = peak_lr(o, config.train.batch_size)
+    scaled = f" × {config.train.batch_size} / {o.lr_batch}" if o.lr_batch else ""
+    require(
+        not falls or o.lr_end <= peak,
+        f"config.optim.lr_end={o.lr_end} is more than the peak, config.optim.lr={o.lr}{scaled}:"
+        f" schedule {o.schedule!r} would rise to its end",
+    )
+    parts = {"warmup": o.warmup} | ({"decay": o.decay} if o.schedule == "wsd" else {})
+    lengths = {name: Length.parse(text) for name, text in parts.items()}
+    shares = sum(length.number for length in lengths.values() if length.unit == "%")
+    named = " and ".join(f"config.optim.{name}={text!r}" for name, text in parts.items())
+    require(shares <= 100, f"{named}: more than the whole of training")
+    require(
+        "decay" not in lengths or lengths["decay"].number > 0,
+        f"config.optim.decay={o.decay!r} never falls: write config.optim.schedule='constant'",
+    )
+    require(
+        o.layer_decay > 0,
+        "config.optim.layer_decay=0 trains the head alone: write config.optim.freeze for that",
+    )
+    require(
+        a.mixup_prob > 0 or not (a.mixup or a.cutmix),
+        "config.data.augmentation.mixup_prob=0 mixes nothing: write .mixup=0 and .cutmix=0",
+    )
+    require(
+        a.jitter_prob > 0 or not any(a.jitter),
+        "config.data.augmentation.jitter_prob=0 jitters nothing: write .jitter=(0, 0, 0, 0)",
+    )
+
+
+def peak_lr(optim: ConfigDict, batch_size: int) -> float:
+    """`optim.lr`, scaled by batch / lr_batch where that rule is on (Goyal et al. 2017)."""
+    return optim.lr * batch_size / optim.lr_batch if optim.lr_batch else optim.lr
 
 
 def check_names(config: ConfigDict, evaluations: Iterable[str]) -> None:

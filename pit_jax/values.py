@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from pit_jax.config import FIELDS, Field
+from pit_jax.config import FIELDS, Field, plain
 from pit_jax.errors import ConfigError
 from pit_jax.lengths import Length
 
@@ -49,6 +49,7 @@ def check_value(name: str, value: Any) -> Any:
     field = FIELDS.get(name)
     if field is None:
         raise unknown_field(name)
+    value = plain(value)
     if value is None and field.default is None:
         return None
     if field.type is not tuple:
@@ -104,7 +105,7 @@ def _check(field: Field, kind: type, value: Any, shown: str) -> Any:
         limits = [f"at least {low}"] if value < low or field.low is not None else []
         limits += [f"at most {high}"] if value > high or field.high is not None else []
         raise ConfigError(f"{shown} must be {' and '.join(limits)}: {field.doc}")
-    return kind(value)  # NumPy's are subclasses
+    return kind(value)
 
 
 def _check_length(text: str, shown: str) -> None:

@@ -305,3 +305,56 @@ def test_a_resolved_config_spells_the_home_directory_out_in_every_place(tiny, mo
     resolved = validation.resolve(tiny)
     assert resolved.resume == "/somebody"
     assert (resolved.eval.reference, resolved.eval.features) == ("gs://b/~/x", "a/~/x")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--config.eval.every=0 steps"], "config.eval.every='0 steps' is no period"),
+        (["--config.checkpoint.every=0%"], "config.checkpoint.every='0%' is no period"),
+        (
+            ["--config.optim.lr_end=4e-3"],
+            "lr_end=0.004 is more than the peak, config.optim.lr=0.003",
+        ),
+        (
+            ["--config.optim.lr_end=2e-3", "--config.optim.lr_batch=256"],
+            "config.optim.lr=0.003 × 64 / 256: schedule 'cosine' would rise",
+        ),
+        (["--config.optim.warmup=101%"], "config.optim.warmup='101%': more than the whole"),
+        (
+            ["--config.optim.schedule=wsd", "--config.optim.warmup=90%"],
+            "config.optim.warmup='90%' and config.optim.decay='20%': more than the whole",
+        ),
+        (
+            ["--config.optim.schedule=wsd", "--config.optim.decay=0 steps"],
+            "write config.optim.schedule='constant'",
+        ),
+        (["--config.optim.layer_decay=0"], "config.optim.layer_decay=0 trains the head alone"),
+        (
+            ["--config.data.augmentation.mixup=0.8", "--config.data.augmentation.mixup_prob=0"],
+            "mixup_prob=0 mixes nothing",
+        ),
+        (
+            [
+                "--config.data.augmentation.jitter=(0.4, 0., 0., 0.)",
+                "--config.data.augmentation.jitter_prob=0",
+            ],
+            "jitter_prob=0 jitters nothing",
+        ),
+    ],
+)
+def test_what_can_hardly_be_meant_begins_no_run_and_ends_none(words, sentence, tmp_path):
+    """Refused of a new run, in a sweep too; a run that was begun with it is still read."""
+    from pit_jax.study import resolver
+    from pit_jax.train import train
+
+    assert sentence in refused(words)
+    begun = validation.resolve(configfile.override(configfile.read("configs/digits.py:pit"), words))
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        train(begun, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        resolver.Resolver(configfile.PythonFile("configs/digits.py:pit"), words)({})
+    (tmp_path / "config.json").write_text(configfile.to_json(begun))
+    again = configfile.load(str(tmp_path / "config.json"))
+    assert config.flatten(again) == config.flatten(begun)

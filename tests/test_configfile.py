@@ -94,12 +94,12 @@ def test_a_json_file_of_nonsense_is_refused_with_its_name(tmp_path, text, senten
     assert sentence in line
 
 
-def test_numbers_stay_what_they_are_through_a_file(tmp_path):
+def test_numbers_stay_what_they_are_through_a_file():
     c = base()
     c.train.steps, c.model.window, c.optim.betas = 5, (3,), (0, 0.999)
-    (tmp_path / "config.json").write_text(configfile.to_json(c))
-    again = json.loads(configfile.to_json(configfile.read(str(tmp_path / "config.json"))))
-    assert json.dumps(again) == json.dumps(json.loads(configfile.to_json(c)))
+    text = configfile.to_json(c)
+    again = json.loads(configfile.to_json(configfile.from_json(text)))
+    assert json.dumps(again) == json.dumps(json.loads(text))
 
 
 @pytest.mark.parametrize(
@@ -138,3 +138,67 @@ def test_layers_are_counted_together(spec, words):
 def test_an_image_of_too_many_tokens_is_refused():
     words = ["--config.data.image_size=4096", "--config.model.width=4096"]
     assert "16,777,216 tokens" in refused("configs/digits.py:pit", words)
+
+
+MODULE = """
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import typing
+
+import numpy as np
+
+from pit_jax.config import base
+
+from . import sizes
+from .sizes import Size
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    size: Size
+    kind: typing.ClassVar[str] = "mine"
+
+
+def get_config(arg=""):
+    c = base()
+    recipe = pickle.loads(pickle.dumps(Recipe(sizes.SMALL)))
+    c.model.update(width=recipe.size.width, heads=2)
+    c.data.update(image_size=8, channels=1)
+    c.train.steps = 5
+    return c
+"""
+
+
+def test_a_config_is_a_module_like_any_other(tmp_path):
+    for folder, width in (("a", 32), ("b", 64)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(MODULE)
+        (tmp_path / folder / "sizes.py").write_text(
+            "import dataclasses\n@dataclasses.dataclass\nclass Size:\n    width: int\n"
+            f"SMALL = Size({width})\n"
+        )
+    files = [str(tmp_path / folder / "mine.py") for folder in "aba"]
+    assert [configfile.load(file).model.width for file in files] == [32, 64, 32]
+
+
+def test_numbers_of_numpy_and_jax_are_numbers(tmp_path):
+    import jax.numpy as jnp
+    import numpy as np
+
+    c = base()
+    c.model.update(width=np.int64(64), heads=np.arange(3)[2], drop_path=np.float32(0.1))
+    c.data.update(name=np.str_("digits"), image_size=jnp.asarray(8), channels=np.uint8(1))
+    c.data.mean, c.optim.betas = np.array([0.5]), [jnp.float32(0.9), np.float64(0.95)]
+    c.optim.lr, c.train.deterministic = np.float16(0.5), np.bool_(True)
+    c.train.update({"steps": np.int32(5)})
+    plain = {"model.width": 64, "model.heads": 2, "model.drop_path": 0.1, "data.name": "digits"}
+    plain |= {"data.image_size": 8, "data.channels": 1, "data.mean": (0.5,), "optim.lr": 0.5}
+    plain |= {"optim.betas": (0.9, 0.95), "train.deterministic": True, "train.steps": 5}
+    found = flatten(c)
+    assert {name: found[name] for name in plain} == plain
+    kinds = [type(found[name]) for name in plain]
+    assert kinds == [type(value) for value in plain.values()]
+    assert [type(x) for x in found["optim.betas"]] == [float, float]
+    assert json.loads(configfile.to_json(c))["model"]["width"] == 64

@@ -15,7 +15,8 @@ ORDER = [
     {"diffusion"},
     {"lengths", "field", "fields", "config", "data.known"},
     {"parallel"},
-    {"values", "validation", "demands", "generative_demands", "models.sizes", "models.mask"},
+    {"values", "validation", "derived", "demands", "generative_demands"}
+    | {"models.sizes", "models.mask"},
     {"configfile"},
     {"rundir", "rows", "mirror"},
     {"lease", "lease_holder", "lease_store"},

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from pit_jax import optim
+from pit_jax.errors import ConfigError
 from pit_jax.lengths import Clock
 
 CLOCK = Clock(batch_size=64, num_examples=640, total_steps=100)
@@ -151,3 +152,49 @@ def test_adamw_equals_its_definition_in_float64(options):
         step_size = (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.95**step)) + 1e-8)
         x = x - lr * (step_size + 0.3 * x)
     np.testing.assert_allclose(tree["head"]["kernel"], x, rtol=1e-6)
+
+
+def test_patterns_that_freeze_nothing_or_everything_are_refused(options):
+    for patterns in ((), ("^trunk/",), ("bias$", "scale$")):
+        options.freeze = patterns
+        optim.check_freeze(options, params())
+    options.freeze = ("^trunk/", "^trnk/")
+    with pytest.raises(ConfigError, match=r"'\^trnk/' is found in no parameter's path, such as"):
+        optim.check_freeze(options, params())
+    options.freeze = ("^trunk/", ".")
+    with pytest.raises(ConfigError, match="every parameter: nothing would be trained"):
+        optim.check_freeze(options, params())
+
+
+def test_a_run_that_is_made_longer_says_both_rates(options):
+    finished = Clock(64, 640, 200), 100, 100
+    [line] = optim.remarks(options, *finished)
+    last, new = at(options, 99)[0], float(optim.schedule(options, finished[0])(100))
+    assert last < 0.11 < 0.5 < new
+    assert line.startswith("the length of training was 100 steps and is 200 now")
+    assert line.endswith(f"was {last:.3g} in the last step and is {new:.3g} in the next")
+    options.schedule = "wsd"
+    assert len(optim.remarks(options, *finished)) == 1
+    options.schedule = "constant"
+    assert optim.remarks(options, *finished) == []
+    options.schedule = "cosine"
+    assert optim.remarks(options, CLOCK, 50, 100) == []  # the same length
+    assert len(optim.remarks(options, CLOCK, 50, 60)) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({}, None),
+        ({"warmup": "99 steps"}, None),
+        ({"warmup": "20 epochs"}, "warmup='20 epochs' is 200 steps and training 100, so that"),
+        ({"schedule": "wsd", "decay": "10 epochs"}, "110 steps and training 100: the decay is cut"),
+        ({"ema": 0.99}, None),
+        ({"ema": 0.9999}, "ema=0.9999 over 100 steps: what is evaluated is at the end still 99 %"),
+        ({"lr": 0.0}, "nothing is trained"),
+    ],
+)
+def test_a_length_that_does_not_go_with_the_schedule_is_said(options, fields, sentence):
+    options.update(fields)
+    lines = optim.remarks(options, CLOCK)
+    assert [sentence in line for line in lines] == ([True] if sentence else [])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from pit_jax import checkpoint, configfile, evaluate, rundir, validation
+from pit_jax import checkpoint, configfile, derived, evaluate, rundir, validation
 from pit_jax.errors import ConfigError, NonFiniteLoss, Stopped
 from pit_jax.models import vit
 from pit_jax.train import train
@@ -58,7 +58,7 @@ def assert_same_bits(one, other) -> None:
 def config() -> ConfigDict:
     """Everything random is on: augmentation, drop path, dropout."""
     c = configfile.load("configs/digits.py:pit")
-    c.model.update(width=16, depth=2, heads=2, mlp=32, drop_path=0.1, dropout=0.1)
+    c.model.update(width=16, depth=2, heads=2, drop_path=0.1, dropout=0.1)
     c.data.augmentation.update(crop="pad", pad=1)
     c.optim.update(ema=0.9, warmup="2 steps")
     c.train.update(batch_size=32, epochs=None, steps=12, log_every=2, tensorboard=False)
@@ -70,7 +70,9 @@ def config() -> ConfigDict:
 @pytest.fixture(scope="module")
 def undisturbed(config, tmp_path_factory, one_device) -> pathlib.Path:
     path = tmp_path_factory.mktemp("runs") / "undisturbed"
-    train(config, path, devices=one_device)
+    unresolved = config.copy_and_resolve_references()
+    derived.release(unresolved)
+    train(unresolved, path, devices=one_device)
     return path
 
 

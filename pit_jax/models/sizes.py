@@ -1,8 +1,9 @@
 """The named sizes of ViT, DiT and PiT, and how a name such as `vit-s/2` is read.
 
-Layers, widths and MLP widths are those of PAPER.md's table 1 (ViT-T/S/B/L/H of DeiT and
-ViT). The Pixel Transformer paper gives Tiny 12 heads where DeiT has 3; Small's 12 heads
-are assumed (DeiT: 6). The number of heads changes no parameter count.
+Layers and widths are those of PAPER.md's table 1 (ViT-T/S/B/L/H of DeiT and ViT). MLPs are
+four times as wide in all of them, which is why none is named here: a number would stay behind
+when somebody sweeps over the width. The Pixel Transformer paper gives Tiny 12 heads where DeiT
+has 3; Small's 12 heads are assumed (DeiT: 6). The number of heads changes no parameter count.
 """
 
 import re
@@ -11,30 +12,30 @@ from collections.abc import Sequence
 from pit_jax.errors import ConfigError
 
 SIZES = {
-    "t": dict(depth=12, width=192, mlp=768, heads=12),
-    "s": dict(depth=12, width=384, mlp=1536, heads=12),
-    "b": dict(depth=12, width=768, mlp=3072, heads=12),
-    "l": dict(depth=24, width=1024, mlp=4096, heads=16),
-    "h": dict(depth=32, width=1280, mlp=5120, heads=16),
+    "t": dict(depth=12, width=192, heads=12),
+    "s": dict(depth=12, width=384, heads=12),
+    "b": dict(depth=12, width=768, heads=12),
+    "l": dict(depth=24, width=1024, heads=16),
+    "h": dict(depth=32, width=1280, heads=16),
 }
 
 # The masked autoencoder's decoder for an encoder of that size. Public MAE has 512 × 8 with
 # 16 heads for Base and up; the smaller ones are assumed: with it PiT-T's pre-training would
 # cost more than its classification. Heads of 32 channels throughout, as public MAE's.
 DECODERS = {
-    "t": dict(decoder_width=128, decoder_depth=4, decoder_heads=4),
-    "s": dict(decoder_width=256, decoder_depth=4, decoder_heads=8),
-    "b": dict(decoder_width=512, decoder_depth=8, decoder_heads=16),
-    "l": dict(decoder_width=512, decoder_depth=8, decoder_heads=16),
-    "h": dict(decoder_width=512, decoder_depth=8, decoder_heads=16),
+    "t": dict(decoder_width=128, decoder_depth=4),
+    "s": dict(decoder_width=256, decoder_depth=4),
+    "b": dict(decoder_width=512, decoder_depth=8),
+    "l": dict(decoder_width=512, decoder_depth=8),
+    "h": dict(decoder_width=512, decoder_depth=8),
 }
 
 # Diffusion Transformers (Peebles & Xie 2023, table 1).
 DIT_SIZES = {
-    "s": dict(depth=12, width=384, mlp=1536, heads=6),
-    "b": dict(depth=12, width=768, mlp=3072, heads=12),
-    "l": dict(depth=24, width=1024, mlp=4096, heads=16),
-    "xl": dict(depth=28, width=1152, mlp=4608, heads=16),
+    "s": dict(depth=12, width=384, heads=6),
+    "b": dict(depth=12, width=768, heads=12),
+    "l": dict(depth=24, width=1024, heads=16),
+    "xl": dict(depth=28, width=1152, heads=16),
 }
 
 _DIT_NAME = re.compile(r"(?P<family>pit|dit)(-(?P<size>[a-z]+))?(/(?P<patch>1|2|4|8|16))?")
@@ -51,7 +52,8 @@ def parse_name(name: str, sizes: str = "") -> dict:
         means that the caller fixes the size and the name must not hold one.
 
     Returns:
-      A dict of `patch` and, where the name holds a size, width, depth, heads and mlp.
+      A dict of `patch` and, where the name holds a size, width, depth and heads, and
+      `mlp` 0, which is 4 × width.
 
     Raises:
       ConfigError: for any other name, listing the ones that would do.
@@ -61,7 +63,7 @@ def parse_name(name: str, sizes: str = "") -> dict:
 
 def parse_decoder(name: str) -> dict:
     """The decoder's fields for a name that `parse_name` has read, such as `pit-s`."""
-    return DECODERS[_NAME.fullmatch(name)["size"]]
+    return dict(decoder_heads=0, **DECODERS[_NAME.fullmatch(name)["size"]])
 
 
 def parse_dit_name(name: str, sizes: Sequence[str] = ()) -> dict:
@@ -73,7 +75,8 @@ def parse_dit_name(name: str, sizes: Sequence[str] = ()) -> dict:
         fixes the size and the name must not hold one.
 
     Returns:
-      A dict of `patch` and, where the name holds a size, width, depth, heads and mlp.
+      A dict of `patch` and, where the name holds a size, width, depth and heads, and
+      `mlp` 0, which is 4 × width.
 
     Raises:
       ConfigError: for any other name, listing the ones that would do.
@@ -98,7 +101,7 @@ def _parse(
             f"unknown model {name!r}: write one of {', '.join(examples or ['pit', f'{family}/2'])}"
             f" (the number after the slash is the patch size{patches})"
         )
-    return dict(patch=int(match["patch"] or 1), **(table[size] if size else {}))
+    return dict(patch=int(match["patch"] or 1), **(dict(mlp=0, **table[size]) if size else {}))
 
 
 def num_kept(patches: int, mask_ratio: float) -> int:

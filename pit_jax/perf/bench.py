@@ -22,6 +22,7 @@ from pit_jax.config import label
 from pit_jax.errors import ConfigError, PitError
 from pit_jax.perf import flops
 from pit_jax.perf.worker import Worker
+from pit_jax.validation import resolve
 
 SCHEMA = 1
 _EQUAL = 1e-4  # of the largest output, and of the loss
@@ -40,8 +41,8 @@ def bench(config: Any, against: str | Any = None, turns: int = 10) -> dict[str, 
     """Measures one training step on this machine.
 
     Args:
-      config: a resolved config.
-      against: "torch" to alternate with the same model in PyTorch, another resolved config to
+      config: resolved or not.
+      against: "torch" to alternate with the same model in PyTorch, another config to
         alternate with its step, or None.
       turns: how often each side is asked; a turn is one step, or half a second of them, after
         one that is not timed.
@@ -57,6 +58,9 @@ def bench(config: Any, against: str | Any = None, turns: int = 10) -> dict[str, 
       Unequal: if outputs or loss of ours and PyTorch's differ by more than 1e-4.
     """
     torch = against == "torch"
+    config = resolve(config)
+    if against is not None and not torch:
+        against = resolve(against)
     if torch:
         _check_torch(config)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:

@@ -26,6 +26,7 @@ from pit_jax.data.pipeline import Reader
 from pit_jax.data.prepared import NotPrepared
 from pit_jax.errors import ConfigError
 from pit_jax.perf import bench
+from pit_jax.validation import resolve
 
 SCHEMA = 1
 _FILES = 32
@@ -57,7 +58,7 @@ def measure(config: Any, turns: int = 10) -> dict[str, Any]:
     """Images a second that one core makes of files, as the config's training wants them.
 
     Args:
-      config: a resolved config. Where its set is one of TensorFlow Datasets and not here,
+      config: resolved or not. Where its set is one of TensorFlow Datasets and not here,
         JPEGs of ImageNet's usual size are made of two photographs instead.
       turns: how often each side is asked, for a quarter of a second or once through the files.
 
@@ -69,7 +70,7 @@ def measure(config: Any, turns: int = 10) -> dict[str, Any]:
     Raises:
       ConfigError: if the config's images are not kept as files, or are the model's size.
     """
-    data = config.data.copy_and_resolve_references()
+    data = resolve(config).data.copy_and_resolve_references()
     data.in_memory_gb = 0.0  # all of it is decoded in training, and none of it here
     source, origin, made, broken = _files(data)
     reader = Reader(source, data, train=True, seed=config.train.seed)

@@ -49,7 +49,7 @@ def start(config: str, cache: str) -> dict:
         "devices": mesh.size,
         "tokens": cost.tokens,
         "flops": cost.training,
-        "flops_full": 3 * cost.forward_full,
+        "flops_full": 3 * cost.forward,
         "start_bytes": worker.resident_peak(),
     }
 

@@ -24,20 +24,37 @@ PEAK_FLOPS = {
 }
 
 
+# What the two names mean, in one line each; whoever prints one of them says it in these words.
+FORWARD = "every row of every layer, without embedding and head, as papers count"
+COMPUTED = "what runs here: of the last layer the rows that are read, with embedding and head"
+
+
 @dataclasses.dataclass(frozen=True)
 class Flops:
-    """Cost of one image; a multiply-add counts as two operations."""
+    """Cost of one image; a multiply-add counts as two operations.
 
-    forward: float  # what is computed here: the last block serves only the rows read
-    forward_full: float  # as papers count: every row of every layer, no embedding, no head
+    "Forward FLOPs" are `forward` everywhere, also in a run's env.json and in comparisons; what
+    is made of the other number is called computed or training FLOPs, and model FLOPs a step.
+    """
+
+    computed: float  # see COMPUTED
+    forward: float  # see FORWARD
     tokens: int  # an image in the encoder
     recomputed: float = 0.0  # what remat makes the backward pass compute once more
-    forward_training: float = 0.0  # where training leaves tokens out; 0: as `forward`
+    computed_training: float = 0.0  # where training leaves tokens out; 0: as `computed`
 
     @property
     def training(self) -> float:
-        """Forward and backward: three times the forward pass, recomputation not counted."""
-        return 3 * (self.forward_training or self.forward)
+        """Forward and backward: three times what forward computes, recomputation not counted."""
+        return 3 * (self.computed_training or self.computed)
+
+    def named(self) -> dict[str, float]:
+        """What env.json keeps and comparisons show."""
+        return {
+            "tokens": self.tokens,
+            "forward_flops": self.forward,
+            "training_flops": self.training,
+        }
 
 
 def trunk(tokens: int, width: int, mlp: int, depth: int, rows_read: int | None = None) -> float:

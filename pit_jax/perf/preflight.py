@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from pit_jax import evaluate, step, tasks
+from pit_jax import evaluate, optim, step, tasks
 from pit_jax.config import assign
 from pit_jax.data import pipeline, sources
 from pit_jax.errors import ConfigError
@@ -35,7 +35,7 @@ def preflight(
     """Compiles every step of a config's task and measures it.
 
     Args:
-      config: a resolved config.
+      config: resolved or not.
       topology: what to compile for.
       price: of a chip-hour, in any currency, if the cost is wanted.
       say: called with one line before each compilation.
@@ -48,6 +48,7 @@ def preflight(
     Raises:
       ConfigError: if libtpu is missing, or mesh or batch do not fit the topology.
     """
+    config = resolve(config)
     mesh = topology.mesh(config.mesh)
     check_batch(config, dict(mesh.shape))
     programs, clock = _programs(config, mesh)
@@ -148,7 +149,7 @@ def find_batch(
     """The largest training batch that fits, by doubling and bisection to an eighth.
 
     Args:
-      config: a resolved config.
+      config: resolved or not.
       topology: what to compile for.
       own: what `measure` found for the config's own batch.
       say: called with one line about each trial.
@@ -256,7 +257,9 @@ def _programs(config: Any, mesh: jax.sharding.Mesh) -> tuple[dict[str, Program],
     shape = types.SimpleNamespace(native_shape=sources.native_shape(config.data))
     task = tasks.build(pipeline.device_config(config, shape))
     check_names(config, evaluate.offered(task))
-    return task.steps(step.build(task, config, mesh, clock)), clock
+    steps = step.build(task, config, mesh, clock)
+    optim.check_freeze(config.optim, steps.shapes.params)
+    return task.steps(steps), clock
 
 
 def _chip_hours(config: Any, clock: Clock, results: dict, chips: int) -> float | None:

@@ -4,18 +4,22 @@ from typing import Any
 
 import jax
 
-from pit_jax import tasks
+from pit_jax import optim, tasks
 from pit_jax.config import flatten, label
 from pit_jax.data import sources
 from pit_jax.lengths import total_steps
 from pit_jax.parallel import rules
 from pit_jax.parallel.mesh import AXES
+from pit_jax.perf import flops
+from pit_jax.validation import resolve
 
 
 def show(config: Any) -> str:
     """The resolved fields, every parameter's path, shape and partition, and the cost."""
+    config = resolve(config)
     task = tasks.build(config)
     params = jax.eval_shape(task.init, jax.random.key(0))
+    optim.check_freeze(config.optim, params)
     sizes = {axis: max(config.mesh[axis], 1) for axis in AXES}
     lines = ["config"]
     lines += [f"  {name} = {value!r}" for name, value in flatten(config).items()]
@@ -30,9 +34,10 @@ def show(config: Any) -> str:
         f"model                      {label(config)}",
         f"tokens an image            {cost.tokens:,}",
         f"parameters                 {sum(x.size for x in jax.tree.leaves(params)):,}",
-        f"forward FLOPs an image     {cost.forward:.4g}"
-        f" ({cost.forward_full / 2e9:.4g} GMAC as papers count: every row of every layer)",
-        f"training FLOPs an image    {cost.training:.4g}",
+        f"forward FLOPs an image     {cost.forward:.4g} ({cost.forward / 2e9:.4g} GMAC):"
+        f" {flops.FORWARD}",
+        f"computed FLOPs an image    {cost.computed:.4g}: {flops.COMPUTED}",
+        f"training FLOPs an image    {cost.training:.4g}: three times what is computed",
     ]
     examples = sources.num_examples(config.data, config.data.split)
     if examples is not None or config.train.epochs is None:

@@ -68,7 +68,8 @@ class Run:
         return self.config["train.seed"]
 
     def cost(self, key: str) -> float | None:
-        """ "parameters", "tokens", "forward_flops" or "training_flops" (both an image)."""
+        """ "parameters", "tokens", "forward_flops" or "training_flops" (both an image, as
+        perf/flops.py defines them)."""
         known = [e["cost"] for e in self.environments if "cost" in e]
         return known[-1].get(key) if known else None
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pit_jax import validation
-from pit_jax.config import FIELDS
+from pit_jax.config import FIELDS, plain
 from pit_jax.errors import ConfigError
 from pit_jax.study import space
 
@@ -41,17 +41,18 @@ def log_uniform(low: float, high: float) -> Distribution:
 
 def integer(low: int, high: int) -> Distribution:
     """Whole numbers from `low` to `high`, both included."""
-    return Distribution(low, high, whole=True)
+    return Distribution(*plain((low, high)), whole=True)
 
 
 def choice(*values: Any) -> Distribution:
     """One of the values."""
-    return Distribution(values=values)
+    return Distribution(values=plain(values))
 
 
 def _real(end: Any) -> Any:
     """The number as Python's; `check` refuses what is none."""
     try:
+        end = plain(end)
         return float(end) if isinstance(end, numbers.Real) else end
     except OverflowError:
         return math.inf

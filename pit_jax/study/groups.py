@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pit_jax.config import FIELDS
+from pit_jax.derived import DERIVED, follows
 from pit_jax.rundir import MAY_DIFFER
 from pit_jax.study.collect import Run, starts
 
@@ -146,9 +147,10 @@ def _without_derived(
 ) -> list[dict[str, Any]]:
     """Leaves out what follows from other fields: an MLP of four times the width, and so on."""
     configs = [same[0].config for same in runs]
-    derived = set()
-    if all(c["model.mlp"] == 4 * c["model.width"] for c in configs):
-        derived.add("model.mlp")
+    derived: set[str] = set()
+    for name in DERIVED:
+        if all(follows(c, name) for c in configs):
+            derived.add(name)
     for name in {name for one in fields for name in one if name.startswith(_START)}:
         own = name.removeprefix(_START)  # a start of the same patch, width, ...
         if all(one[name] == c[own] for one, c in zip(fields, configs, strict=True) if name in one):

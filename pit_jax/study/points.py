@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pit_jax import configfile, files, validation
-from pit_jax.config import FIELDS, assign, flatten
+from pit_jax.config import FIELDS, assign, flatten, plain
 from pit_jax.errors import ConfigError, PitError
 from pit_jax.rundir import MAY_DIFFER, RunDir
 from pit_jax.study import labels, resolver, space
@@ -80,6 +80,7 @@ def build(
       ConfigError: naming the index, the label and the field of a point that is wrong, or both
         indices where two are the same.
     """
+    entries = plain(list(entries))
     described = labels.described(entries)
     resolve, configs = resolver.Resolver(file, words), []
     for index, entry in enumerate(entries):

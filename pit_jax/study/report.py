@@ -7,6 +7,7 @@ import jinja2
 import markupsafe
 
 from pit_jax import __version__
+from pit_jax.perf import flops
 from pit_jax.study import curves, gallery, plots, provenance, statistics, summary
 from pit_jax.study.compare import Comparison, around, factor, number, p_value, unit
 from pit_jax.study.export import mean_cost
@@ -172,7 +173,10 @@ def _costs(comparison: Comparison) -> Table | None:
         [entry.label, *summary.cost_texts(cost)]
         for entry, cost in zip(comparison.entries, costs, strict=True)
     ]
-    caption = "Cost of one run, mean over its seeds; images/s and hours as measured on its machine"
+    caption = (
+        "Cost of one run, mean over its seeds; images/s and hours as measured on its machine;"
+        f" forward FLOPs: {flops.FORWARD}"
+    )
     return Table(caption, [*heads, "device-hours"], rows)
 
 

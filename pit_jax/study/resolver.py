@@ -48,7 +48,9 @@ class Resolver:
                 assign(config, name, None)
         for name, value in given.items():
             assign(config, name, validation.check_value(name, value))
-        return validation.resolve(configfile.override(config, self._words))
+        resolved = validation.resolve(configfile.override(config, self._words))
+        validation.check_meant(resolved)
+        return resolved
 
     def _base(self, entry: space.Overrides) -> ConfigDict:
         """A copy of the file's config, or of the one that the entry names."""

@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from pit_jax.config import plain
 from pit_jax.errors import ConfigError
 
 Overrides = dict[str, Any]
@@ -81,6 +82,7 @@ def seeds(number: int, first: int = 0) -> list[Overrides]:
     Raises:
       ConfigError: if one is no whole number from 0 on.
     """
+    number, first = plain((number, first))
     for value in (number, first):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ConfigError(f"seeds: {value!r} should be a whole number from 0 on: seeds(3)")

@@ -84,7 +84,7 @@ def show(comparison: Comparison) -> None:
             _print(f"{e.label}, every value by seed: {values or 'none'}")
     costs = [mean_cost(entry) for entry in entries]
     if any(value is not None for cost in costs for value in cost.values()):
-        names = ["cost", "tokens", "parameters", "FLOPs/image", "images/s", "device-h"]
+        names = ["cost", "tokens", "parameters", "forward FLOPs", "images/s", "device-h"]
         rows = [
             [entry.label, *cost_texts(cost)] for entry, cost in zip(entries, costs, strict=True)
         ]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pit_jax import configfile, files, runvalues
+from pit_jax.config import plain
 from pit_jax.errors import ConfigError
 from pit_jax.rundir import RunDir
 from pit_jax.study import sweepfile
@@ -226,7 +227,7 @@ def published(file: configfile.PythonFile) -> list[dict[str, Any]]:
     Raises:
       ConfigError: if an entry is not {"label", "metric", "value"} with perhaps a "note".
     """
-    entries = getattr(file.module, "PUBLISHED", ())
+    entries = plain(getattr(file.module, "PUBLISHED", ()))
     example = '{"label": ..., "metric": "eval/accuracy", "value": 0.851}'
     if not isinstance(entries, list | tuple):
         raise ConfigError(f"{file.path}: PUBLISHED={entries!r} should be a list of {example}")

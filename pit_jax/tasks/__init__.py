@@ -1,5 +1,8 @@
 """Tasks: what is trained. The trainer asks for one by name and never which it is.
 
+A task's `loss(params, batch, key)` is a mean and, to log and by name, means that know their
+count (means.py), "loss" among them: only so can parts of a batch be put together again.
+
 A task offers `init`, `augment`, `loss`, `evaluate`, `represent`, `tokens`, `batch_shapes`,
 `flops`, `attends`, `evaluations` and `steps`; classification.py and images.py say what each
 takes and returns. `learns_labels` says whether its weights know a class by its number. `steps`
@@ -9,9 +12,16 @@ its devices.
 
 from typing import Any
 
+from pit_jax import derived
+
 
 def build(config: Any) -> Any:
-    """The task that `config.task` names."""
+    """The task that `config.task` names.
+
+    Raises:
+      ConfigError: if the config was not resolved.
+    """
+    derived.require_filled(config)
     match config.task:
         case "classification":
             from pit_jax.tasks.classification import Classification as Task

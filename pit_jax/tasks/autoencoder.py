@@ -14,6 +14,7 @@ from pit_jax.models.autoencoder import AutoencoderKL, kl
 from pit_jax.models.transformer import compute_dtype
 from pit_jax.perf import flops
 from pit_jax.tasks.images import ImageTask
+from pit_jax.tasks.means import Mean
 
 _LEAST_ERROR = 1e-10  # bounds the PSNR of an image that is met exactly, at 100 dB
 
@@ -53,12 +54,12 @@ class Autoencoder(ImageTask):
 
         return {"image": image, "noise": jax.vmap(draw)(jnp.arange(len(image)))}
 
-    def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
         """Mean loss of an augmented batch, and its two parts: L1 a number, KL in nats."""
         del key
         _, _, _, terms = self._apply(params, batch["image"], batch["noise"])
-        means = {name: x.mean() for name, x in terms.items()}
-        return means["loss"], means
+        means = {name: Mean.of(x) for name, x in terms.items()}
+        return means["loss"].value, means
 
     def evaluate(self, params: Any, batch: dict) -> dict[str, jax.Array]:
         """Sums over the real rows of a batch; "examples" counts them.

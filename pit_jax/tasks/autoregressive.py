@@ -11,6 +11,7 @@ from pit_jax.evals import accuracy
 from pit_jax.models import igpt, order
 from pit_jax.perf import flops
 from pit_jax.tasks.images import ImageTask
+from pit_jax.tasks.means import Mean
 
 
 class Autoregressive(ImageTask):
@@ -44,10 +45,11 @@ class Autoregressive(ImageTask):
         """The colours (B, N) int32, in the model's order, of images (B, S, S, C) in [0, 1]."""
         return igpt.quantise(images, self.levels)[:, self.indices]
 
-    def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
         """Mean cross-entropy in nats a pixel, and in bits a number."""
-        nats = self._nats(params, batch["colours"], train=True, rngs={"dropout": key}).mean()
-        return nats, {"loss": nats, "bits_per_dim": self._bits(nats)}
+        nats = self._nats(params, batch["colours"], train=True, rngs={"dropout": key})
+        loss = Mean.of(nats)
+        return loss.value, {"loss": loss, "bits_per_dim": Mean.of(self._bits(nats))}
 
     def evaluate(self, params: Any, batch: dict) -> dict[str, jax.Array]:
         """Sums over the real rows of a batch; "examples" counts them.

@@ -10,6 +10,7 @@ from pit_jax.evals import accuracy
 from pit_jax.models import convnet, perceiver, vit
 from pit_jax.perf import flops
 from pit_jax.tasks.images import ImageTask
+from pit_jax.tasks.means import Mean
 
 TOP_K = 5
 
@@ -37,14 +38,14 @@ class Classification(ImageTask):
         smoothing = self.config.train.label_smoothing
         return {"image": image, "target": optax.smooth_labels(target, smoothing)}
 
-    def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
         """Mean cross-entropy of an augmented batch, and what to log beside it."""
         rngs = {"dropout": key}
         logits = self.model.apply({"params": params}, batch["image"], train=True, rngs=rngs)
         losses = optax.softmax_cross_entropy(logits, batch["target"])
         metrics = _hits(logits, batch["target"].argmax(-1)) | {"loss": losses}
-        metrics = jax.tree.map(jnp.mean, metrics)
-        return metrics["loss"], metrics
+        means = {name: Mean.of(values) for name, values in metrics.items()}
+        return means["loss"].value, means
 
     def evaluate(self, params: Any, batch: dict) -> dict[str, jax.Array]:
         """Sums over the real rows of a batch; "examples" counts them."""

@@ -10,6 +10,7 @@ from pit_jax.evals import depth as evaluation
 from pit_jax.models import depth, vit
 from pit_jax.perf import flops
 from pit_jax.tasks.images import ImageTask
+from pit_jax.tasks.means import Mean
 
 
 class Depth(ImageTask):
@@ -45,14 +46,13 @@ class Depth(ImageTask):
         stored = {name: batch[name] for name in ("image", "index") if name in batch}
         return {"image": image, "depth": moved, "stored": stored}
 
-    def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
         """Mean loss of an augmented batch, and "rmse" in metres over its known pixels."""
         found = self._log_depth(params, batch["image"], batch["stored"], key)
         losses, known = self._losses(found, batch["depth"])
-        some = known.any((1, 2))
-        loss = jnp.where(some, losses, 0).sum() / jnp.maximum(some.sum(), 1)
-        square = jnp.square(jnp.where(known, self._metres(found) - batch["depth"], 0)).sum()
-        return loss, {"loss": loss, "rmse": jnp.sqrt(square / jnp.maximum(known.sum(), 1))}
+        loss = Mean.where(known.any((1, 2)), losses)
+        square = jnp.square(self._metres(found) - batch["depth"])
+        return loss.value, {"loss": loss, "rmse": Mean.where(known, square, root=True)}
 
     def evaluate(self, params: Any, batch: dict) -> dict[str, jax.Array]:
         """Sums over the real rows of a batch, as evals/depth.py wants them; "examples" counts."""
@@ -86,8 +86,7 @@ class Depth(ImageTask):
         """Log depths of an augmented batch and its mean loss, without dropout."""
         found = self._log_depth(params, batch["image"], batch["stored"])
         losses, known = self._losses(found, batch["depth"])
-        some = known.any((1, 2))
-        return found, jnp.where(some, losses, 0).sum() / jnp.maximum(some.sum(), 1)
+        return found, Mean.where(known.any((1, 2)), losses).value
 
     def represent(self, params: Any, images: jax.Array) -> jax.Array:
         """The mean of what the head reads, (B, d), of images as the model sees them."""

@@ -19,6 +19,7 @@ from pit_jax.models.normalisation import Normalisation
 from pit_jax.parallel.mesh import constrain
 from pit_jax.perf import flops
 from pit_jax.tasks.images import ImageTask
+from pit_jax.tasks.means import Mean
 from pit_jax.tasks.program import Program
 from pit_jax.validation import sample_batch, sample_dtype
 from pit_jax.weights import autoencoder_names, tensors
@@ -116,11 +117,11 @@ class Diffusion(ImageTask):
         noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(_fold_in(keys, 0))
         return {"noise": noise, "time": self.process.times(_fold_in(keys, 1))}
 
-    def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
         """The process's loss, averaged over examples, and what it consists of."""
         losses, _ = self._losses(params, batch, key)
-        means = {name: values.mean() for name, values in losses.items()}
-        return means["loss"], means
+        means = {name: Mean.of(values) for name, values in losses.items()}
+        return means["loss"].value, means
 
     def evaluate(self, params: Any, batch: dict) -> dict[str, jax.Array]:
         """Sums over the real rows of a batch; "examples" counts them."""
@@ -260,7 +261,7 @@ class Diffusion(ImageTask):
             ),
             params=state.eval_params,
             optimizer=found["eval"].optimizer,
-            model_flops=self.flops().forward * passes * size,
+            model_flops=self.flops().computed * passes * size,
         )
         if self.stored:
             found["decode"] = self._decode(state, rows, whole)

@@ -184,6 +184,6 @@ class ImageTask:
                 (state.eval_params, evaluate),
                 params=state.eval_params,
                 optimizer=(state.opt_state, state.params if state.ema else (), state.step),
-                model_flops=cost.forward * eval_size,
+                model_flops=cost.computed * eval_size,
             ),
         }

@@ -11,6 +11,7 @@ from pit_jax.models.embed import draw, unpatchify
 from pit_jax.models.sizes import num_kept
 from pit_jax.perf import flops
 from pit_jax.tasks.images import ImageTask
+from pit_jax.tasks.means import Mean
 
 
 class MaskedAutoencoding(ImageTask):
@@ -43,11 +44,11 @@ class MaskedAutoencoding(ImageTask):
         keys = jax.vmap(lambda i: jax.random.fold_in(mask_key, i))(rows)
         return {"image": image, "keep": self._draw(keys)}
 
-    def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(self, params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
         """Mean squared error on the hidden patches, averaged over images."""
         losses, _ = self._losses(params, batch["image"], batch["keep"], key)
-        loss = losses.mean()
-        return loss, {"loss": loss}
+        loss = Mean.of(losses)
+        return loss.value, {"loss": loss}
 
     def evaluate(self, params: Any, batch: dict) -> dict[str, jax.Array]:
         """Sums over the real rows of a batch; "examples" counts them."""

@@ -108,7 +108,7 @@ def test_its_cost_grows_linearly_with_the_pixels(small):
     def forward(side: int) -> float:
         small.data.image_size = side
         c = validation.resolve(small)
-        return flops.perceiver(c.model, c.data, c.perceiver).forward
+        return flops.perceiver(c.model, c.data, c.perceiver).computed
 
     fixed, per_pixel = np.linalg.solve([[1, 64], [1, 256]], [forward(8), forward(16)])
     assert forward(64) == pytest.approx(fixed + 64**2 * per_pixel)
@@ -124,7 +124,7 @@ def test_the_compiler_counts_the_same(small):
     params = jax.eval_shape(task.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
     program = jax.jit(task.represent).lower(params, image).compile()
-    assert program.cost_analysis()["flops"] == pytest.approx(task.flops().forward, rel=0.06)
+    assert program.cost_analysis()["flops"] == pytest.approx(task.flops().computed, rel=0.06)
 
 
 def test_norms_biases_positions_and_latents_are_kept_from_weight_decay(small):

@@ -214,3 +214,17 @@ def test_a_chain_of_any_length_is_run_from_its_end(monkeypatch):
     found = build([*links, {"label": "1050"}])
     assert len(points.select(found, "0")) == len(points.select(found, "0/2")) == 1051
     assert points.select(found, "1/2") == []
+
+
+def test_values_of_numpy_are_those_of_python(tmp_path):
+    import json
+
+    import numpy as np
+
+    python = build(grid({"model.width": (32, 64), "optim.lr": (0.1,)}, seeds(2)))
+    ours = grid(
+        {"model.width": np.array([32, 64]), "optim.lr": np.float32([0.1])}, seeds(np.int64(2))
+    )
+    found = build(ours)
+    assert [p.digest for p in found] == [p.digest for p in python]
+    assert [json.dumps(p.record()) for p in found] == [json.dumps(p.record()) for p in python]

@@ -175,7 +175,7 @@ def test_its_cost_by_hand(small):
     small.model.depth = 1
     c = validation.resolve(small)
     block = 2 * 64 * 12 * 16**2 + 4 * 64**2 * 16
-    assert flops.autoregressive(c.model, c.data, 4).forward == block + 2 * 64 * 16 * 4
+    assert flops.autoregressive(c.model, c.data, 4).computed == block + 2 * 64 * 16 * 4
 
 
 def batch(seed: int) -> dict[str, np.ndarray]:

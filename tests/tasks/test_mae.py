@@ -93,22 +93,6 @@ def test_the_reconstruction_shows_what_was_seen_and_what_was_predicted(small, no
     np.testing.assert_allclose(found["reconstructed"][~seen], expected[~seen], atol=0.05)
 
 
-def test_accumulating_gradients_changes_neither_masks_nor_the_step(small, one_device):
-    """Two halves of a batch give the loss and the weights of the whole."""
-    losses, weights = [], []
-    for parts in (1, 2):
-        small.train.accumulate = parts
-        config = validation.resolve(small)
-        mesh = meshes.make_mesh(config.mesh, one_device)
-        steps = step.build(build(config), config, mesh, Clock(32, 1437, 10))
-        with jax.set_mesh(mesh):
-            state, metrics = steps.train(steps.init(jax.random.key(0)), digits(32))
-        losses.append(float(metrics["loss"]))
-        weights.append(state.params["decoder"]["head"]["kernel"])
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
-    np.testing.assert_allclose(weights[0], weights[1], atol=1e-5)
-
-
 # A whole run ----------------------------------------------------------------------------
 
 

@@ -41,6 +41,6 @@ def test_any_patch_trains_on_any_size(tiny, one_device, size, patch, tokens):
 def test_the_family_of_equal_length_has_equal_costs_but_for_the_patches(tiny):
     def cost(size: int, patch: int) -> float:
         tiny.data.image_size, tiny.model.patch = size, patch
-        return tasks.build(validation.resolve(tiny)).flops().forward_full
+        return tasks.build(validation.resolve(tiny)).flops().forward
 
     assert cost(4, 1) == cost(8, 2) == cost(16, 4) < cost(8, 1)

@@ -1,0 +1,82 @@
+"""Fields that follow from another one as long as they are 0: change it, and they go along.
+
+`validation.resolve` fills them in. What a run directory's config.json holds is filled in
+already: `release` lets it follow again, so that an override of the source there does what it
+does in a Python file.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pit_jax.config import FIELDS, assign
+from pit_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Derived:
+    """What a field is where it is 0; `rule` makes it of the field `source`, exactly or None."""
+
+    source: str
+    rule: Callable[[int], int | None]
+
+
+HEAD = 32  # channels of a head in public MAE's decoder
+
+DERIVED: dict[str, Derived] = {
+    "model.mlp": Derived("model.width", lambda width: 4 * width),
+    "mae.decoder_heads": Derived(
+        "mae.decoder_width", lambda width: None if width % HEAD else width // HEAD
+    ),
+}
+
+
+def fill(config: ConfigDict) -> None:
+    """Gives the fields that are 0 what they follow to.
+
+    Raises:
+      ConfigError: where the source's value has no such number.
+    """
+    for name, derived in DERIVED.items():
+        if _of(config, name) == 0:
+            source = _of(config, derived.source)
+            value = derived.rule(source)
+            if value is None:
+                raise ConfigError(
+                    f"config.{name}=0 does not go with config.{derived.source}={source}:"
+                    f" {FIELDS[name].doc}"
+                )
+            assign(config, name, value)
+
+
+def release(config: ConfigDict) -> None:
+    """Sets the fields to 0 that are what they would follow to: undoes `fill`."""
+    for name, derived in DERIVED.items():
+        if _of(config, name) == derived.rule(_of(config, derived.source)):
+            assign(config, name, 0)
+
+
+def require_filled(config: ConfigDict) -> None:
+    """Refuses a config that `validation.resolve` has not seen.
+
+    Raises:
+      ConfigError: saying what makes it one that can be built.
+    """
+    if empty := [name for name in DERIVED if _of(config, name) == 0]:
+        raise ConfigError(
+            f"config.{empty[0]} is 0, which only a resolved config can do without: pass the"
+            " config through pit_jax.validation.resolve(config) first"
+        )
+
+
+def follows(fields: Mapping[str, Any], name: str) -> bool:
+    """Whether a field of a resolved config, given flat, is what it would follow to."""
+    derived = DERIVED[name]
+    return fields[name] == derived.rule(fields[derived.source])
+
+
+def _of(config: ConfigDict, name: str) -> int:
+    group, leaf = name.split(".")
+    return config[group][leaf]

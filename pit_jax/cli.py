@@ -196,10 +196,8 @@ def launch(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def weights(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Bring public weights in, or a run's weights out."""
-    from pit_jax.parallel import processes
-
     _no_overrides(overrides)
-    processes.choose_platform()
+    os.environ["JAX_PLATFORMS"] = "cpu"  # shapes and copies: no accelerator is taken for them
     from pit_jax.weights import exchange
 
     if args.direction == "export":

@@ -6,7 +6,7 @@ gets the same layout back. Scores and softmax are float32 whatever the inputs ar
     xla      two products and a softmax, left to the compiler; writes all scores
     blocked  blocked.py: a block of scores at a time; for CPUs, and for windows on GPUs
     splash   splash.py: Pallas kernel for TPUs
-    cudnn    cuDNN's fused kernel, for bfloat16 and float16 on NVIDIA GPUs
+    cudnn    cuDNN's fused kernel, for bfloat16 and float16 on NVIDIA GPUs; lengths made even
 """
 
 import functools
@@ -18,10 +18,14 @@ from pit_jax.errors import ConfigError
 from pit_jax.models import blocked
 from pit_jax.models.mask import FULL, Mask
 from pit_jax.parallel import sequence
-from pit_jax.parallel.mesh import ambient_platform
+from pit_jax.parallel.mesh import ambient_platform, compute_capability
 
 IMPLEMENTATIONS = ("xla", "blocked", "splash", "cudnn")
 _SPLASH_HEADS = (16, 128)  # smallest and largest head size the kernel is used with
+
+# cuDNN's fused attention needs Ampere or newer (T4s and V100s are older). Its heads may be
+# 256 wide from Hopper on, forward; 128 is what every one of them takes in training.
+_CUDNN_CAPABILITY, _CUDNN_HEAD = (8, 0), 128
 
 # From how many keys on the fused kernel is taken. On two CPU cores the blocked kernel is
 # 1.6 times slower at 65 tokens and 2.3 (heads of 64) to 4.8 times (heads of 16) faster at
@@ -82,8 +86,12 @@ def _cudnn_obstacle(platform: str, head_size: int, dtype: jnp.dtype, mask: Mask)
         return f"it needs an NVIDIA GPU, and this runs on a {platform.upper()}"
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"it takes bfloat16 and float16, not {jnp.dtype(dtype).name}"
-    if head_size % 8 or head_size > 128:
-        return f"heads of {head_size} are not a multiple of 8 up to 128"
+    if head_size % 8 or head_size > _CUDNN_HEAD:
+        return f"heads of {head_size} are not a multiple of 8 up to {_CUDNN_HEAD}"
+    capability = compute_capability()
+    if capability is not None and capability < _CUDNN_CAPABILITY:
+        older, needed = (".".join(map(str, c)) for c in (capability, _CUDNN_CAPABILITY))
+        return f"it needs a GPU of compute capability {needed}, and this one has {older}"
     if mask.radius is not None:
         return "a 2-D window would need a bias of length × length"
     return ""
@@ -155,11 +163,18 @@ def _splash(mask: Mask, q: jax.Array, k: jax.Array, v: jax.Array, first) -> jax.
 def _cudnn(mask: Mask, q: jax.Array, k: jax.Array, v: jax.Array, first) -> jax.Array:
     if mask.causal and not isinstance(first, int):  # queries that start elsewhere
         return blocked.attention(q, k, v, mask, first)
+    rows, keys = q.shape[1], k.shape[1]
+    real = keys if mask.length is None else min(mask.length, keys)
+    # jax refuses odd lengths in training: the kernel does with a bias, and jax counts the
+    # empty one that it hands down.
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
     lengths = {}
-    if mask.length is not None and mask.length < k.shape[1]:
-        real = jnp.full(q.shape[0], mask.length, jnp.int32)
-        queries = jnp.full(q.shape[0], q.shape[1], jnp.int32)
-        lengths = {"query_seq_lengths": queries, "key_value_seq_lengths": real}
-    return jax.nn.dot_product_attention(
+    if real < k.shape[1]:
+        # Filling queries count as real ones: what the kernel would write for others is not
+        # said, while these are finite and, where they were added here, cut off.
+        counts = {"query_seq_lengths": q.shape[1], "key_value_seq_lengths": real}
+        lengths = {name: jnp.full(q.shape[0], n, jnp.int32) for name, n in counts.items()}
+    out = jax.nn.dot_product_attention(
         q, k, v, is_causal=mask.causal, implementation="cudnn", **lengths
     )
+    return out[:, :rows]

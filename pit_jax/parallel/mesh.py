@@ -104,3 +104,14 @@ def ambient_platform() -> str:
     mesh = jax.sharding.get_abstract_mesh()
     platform = jax.default_backend() if mesh.empty else mesh.abstract_device.platform
     return "gpu" if platform in ("cuda", "rocm") else platform
+
+
+def compute_capability() -> tuple[int, int] | None:
+    """Of the NVIDIA GPUs of this process, such as (9, 0); None where none is here, such as
+    when compiling ahead for some.
+    """
+    device = jax.local_devices()[0]
+    if device.platform != "gpu":
+        return None
+    major, _, minor = device.compute_capability.partition(".")
+    return int(major), int(minor)

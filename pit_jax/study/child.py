@@ -6,7 +6,6 @@ command: it keeps its process number, and nothing of this stays in memory.
 
 import ctypes
 import dataclasses
-import glob
 import itertools
 import os
 import signal
@@ -41,10 +40,7 @@ def shares(jobs: int, flag: str = "--jobs") -> list[Share]:
     if processes.has_tpu():
         raise ConfigError(f"{flag} {jobs}: one process at a time can use a TPU; write {flag} 1")
     if processes.has_gpu():
-        cards = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        cards = [c for c in cards if c] or [
-            str(i) for i in range(len(glob.glob("/dev/nvidia[0-9]*")))
-        ]
+        cards = processes.cards()
         if len(cards) < jobs:
             raise ConfigError(
                 f"{flag} {jobs}: there are {len(cards)} GPUs here, one a job at least"

@@ -24,6 +24,7 @@ from pit_jax.errors import (
     Stopped,
     StorageError,
 )
+from pit_jax.parallel import peers
 from pit_jax.study import child
 from pit_jax.study.points import Point
 from pit_jax.study.progress import Progress
@@ -204,7 +205,7 @@ class Scheduler:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | dict(share.environment),
+                env=peers.alone(os.environ) | dict(share.environment),
                 pass_fds=(lock,),
                 # Ctrl-C is for the sweep, which passes it on as SIGTERM, once.
                 start_new_session=True,

@@ -1,6 +1,7 @@
 """Every implementation against float64: forward, gradients, on one device and on a mesh."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +126,72 @@ def test_a_mesh_changes_nothing(layout):
         np.testing.assert_allclose(one, other, atol=2e-6)
 
 
+CUDNN_MASKS = {
+    "full": FULL,
+    "filled": Mask(length=290),
+    "filled_odd": Mask(length=299),
+    "causal": Mask(causal=True),
+    "causal_filled": Mask(length=290, causal=True),
+}
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch) -> list[dict]:
+    """The kernel's rules as jax's source has them, its numbers by XLA; what was asked of it."""
+    asked = []
+    original = jax.nn.dot_product_attention
+
+    def kernel(q, k, v, *, implementation, **options):
+        assert implementation == "cudnn"
+        if q.shape[1] % 2 or k.shape[1] % 2:
+            raise NotImplementedError(f"Unsupported sequence length {q.shape[1]}, {k.shape[1]}.")
+        asked.append(options | {"lengths": (q.shape[1], k.shape[1])})
+        return original(q, k, v, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    return asked
+
+
+@pytest.mark.parametrize("lengths", [(65, 65), (64, 64), (785, 785), (5, 300), (7, 257)])
+def test_cudnn_takes_odd_lengths(as_on_a_gpu, lengths):
+    """A classifier has one token more than an even number of pixels, and cuDNN no odd lengths."""
+    arrays, expected = exact(lengths)
+    function = functools.partial(attention._cudnn, FULL, first=0)
+    out, pull = jax.vjp(function, *arrays[:3])
+    assert_equal((out, *pull(arrays[3])), expected)
+    filled = as_on_a_gpu[0]["lengths"]
+    assert filled == tuple(n + n % 2 for n in lengths)
+    # Keys that nobody may see cost the kernel a mask, so only where there are some.
+    assert ("key_value_seq_lengths" in as_on_a_gpu[0]) == (filled[1] > lengths[1])
+
+
+@pytest.mark.parametrize("mask", CUDNN_MASKS.values(), ids=CUDNN_MASKS)
+@pytest.mark.parametrize("keys", [300, 301])
+def test_cudnn_masks_equal_float64(as_on_a_gpu, mask, keys):
+    arrays, expected = exact((keys, keys), mask)
+    out, pull = jax.vjp(functools.partial(attention._cudnn, mask, first=0), *arrays[:3])
+    real = slice(mask.length)
+    found = (out, *pull(arrays[3]))
+    assert_equal([x[:, real] for x in found], [x[:, real] for x in expected])
+    assert all(np.isfinite(x).all() for x in found)  # filling, which later layers carry along
+
+
+@pytest.mark.parametrize(("layout", "batch"), [({"data": 2, "fsdp": 2}, 4), ({"seq": 2}, 2)])
+def test_cudnn_counts_a_devices_own_examples(as_on_a_gpu, monkeypatch, layout, batch):
+    """The lengths are those of a device's part of the batch, which alone the kernel sees."""
+    monkeypatch.setattr(attention, "choose", lambda *_: "cudnn")
+    arrays, expected = exact((65, 65))
+    arrays = [np.concatenate([x] * (batch // x.shape[0])) for x in arrays]
+    expected = [np.concatenate([x] * (batch // x.shape[0])) for x in expected]
+    sizes = dict.fromkeys(meshes.AXES, 1) | layout
+    mesh = meshes.make_mesh(sizes, jax.devices()[: int(np.prod(list(layout.values())))])
+    with jax.set_mesh(mesh):
+        assert_equal(ours("cudnn", *arrays), expected)
+    local = batch // (sizes["data"] * sizes["fsdp"])
+    for asked in as_on_a_gpu:
+        assert asked["key_value_seq_lengths"].shape == (local,)
+
+
 def test_what_cannot_run_here_says_why():
     with pytest.raises(ConfigError, match=r"'splash' cannot run here: it needs a TPU, .* on a CPU"):
         attention.choose("splash", 1025)
@@ -145,12 +212,31 @@ BF16 = jnp.bfloat16
         ("gpu", 1025, 64, BF16, FULL, "cudnn"),
         ("gpu", 1025, 64, jnp.float32, FULL, "blocked"),
         ("gpu", 1025, 64, BF16, Mask(radius=2, columns=32), "blocked"),
+        ("gpu", 1025, 128, BF16, FULL, "cudnn"),
+        ("gpu", 1025, 136, BF16, FULL, "blocked"),
+        ("gpu", 1025, 512, BF16, FULL, "blocked"),  # the autoencoder's one head
+        ("gpu", 1025, 20, BF16, FULL, "blocked"),
+        ("gpu", 1025, 64, BF16, Mask(length=900, causal=True), "cudnn"),
         ("cpu", 1025, 64, BF16, FULL, "blocked"),
     ],
 )
 def test_auto_on_each_platform(monkeypatch, platform, keys, size, dtype, mask, expected):
     monkeypatch.setattr(attention, "ambient_platform", lambda: platform)
     assert attention.choose("auto", keys, size, dtype, mask) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [("7.5", "blocked"), ("8.0", "cudnn"), ("12.0", "cudnn")]
+)
+def test_auto_leaves_cudnn_alone_on_gpus_too_old_for_it(monkeypatch, capability, expected):
+    """cuDNN's fused attention begins with Ampere; the most common free GPU is a T4."""
+    monkeypatch.setattr(attention, "ambient_platform", lambda: "gpu")
+    gpu = types.SimpleNamespace(platform="gpu", compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
+    assert attention.choose("auto", 1025, 64, BF16) == expected
+    if expected != "cudnn":
+        with pytest.raises(ConfigError, match=r"needs a GPU of compute capability 8\.0, .* 7\.5"):
+            attention.choose("cudnn", 1025, 64, BF16)
 
 
 @pytest.mark.parametrize(

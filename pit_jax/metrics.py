@@ -8,6 +8,7 @@ import numpy as np
 import rich.console
 import rich.progress
 
+from pit_jax import installation
 from pit_jax.errors import ConfigError
 from pit_jax.files import storage_error
 from pit_jax.rundir import RunDir
@@ -30,7 +31,7 @@ class Writers:
                 import wandb
             except ImportError:
                 raise ConfigError(
-                    "config.train.wandb needs Weights & Biases: pip install wandb"
+                    "config.train.wandb needs Weights & Biases: " + installation.install("wandb")
                 ) from None
             self._wandb = wandb.init(
                 project=config.train.wandb,

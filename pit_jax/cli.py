@@ -4,6 +4,7 @@ Nothing heavy is imported before a verb needs it, so that `--help` answers at on
 """
 
 import argparse
+import difflib
 import os
 import re
 import sys
@@ -113,6 +114,8 @@ def bench(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     if args.steps < 2:
         raise ConfigError(f"--steps {args.steps}: at least 2")
+    if args.against != "torch" and difflib.get_close_matches(args.against or "", ["torch"]):
+        raise ConfigError(f"--against {args.against}: did you mean --against torch?")
     if args.json:
         _check_writable(args.json)
     if args.input_only:
@@ -273,11 +276,10 @@ def run(argv: Sequence[str]) -> int:
     """Runs one command line; returns its exit code and prints errors as one line."""
     try:
         words = parser()
-        args, rest = words.parse_known_args(launch_grammar.joined(argv))
+        args, rest = grammar.parse(words, argv)
         if args.verb is None:
             words.print_help()
             return 2 if argv else 0
-        grammar.check_flags(rest, args.parser)
         _spell_home(args)
         args.function(args, rest)
         if args.verb in _PRINT:

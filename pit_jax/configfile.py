@@ -6,6 +6,7 @@ expect, in any order; its errors are turned into one line that names the field.
 """
 
 import contextlib
+import difflib
 import hashlib
 import importlib.util
 import inspect
@@ -141,9 +142,10 @@ class PythonFile:
         path, _, self.argument = spec.partition(".py:")
         self.spec, self.path = spec, path if path.endswith(".py") else f"{path}.py"
         if not spec.endswith(".py") and not self.argument:
-            raise ConfigError(f"config {spec!r}: write FILE.py, FILE.py:ARGUMENT or config.json")
+            line = f"config {spec!r}: write FILE.py, FILE.py:ARGUMENT or config.json"
+            raise ConfigError(line + _meant(spec))
         if not os.path.isfile(self.path):
-            raise ConfigError(f"there is no config file {self.path}")
+            raise ConfigError(f"there is no config file {self.path}{_meant(spec)}")
         with self._told():
             self.module = _executed(os.path.abspath(self.path))
 
@@ -221,6 +223,23 @@ def _executed(path: str) -> types.ModuleType:
             sys.modules[name] = before
         raise
     return module
+
+
+def _meant(spec: str) -> str:
+    """The nearest file of runs there is, as the end of a message; "" if none is near."""
+    if os.path.isfile(f"{spec}/config.json"):
+        return f"; did you mean {spec}/config.json?"
+    path, argument = re.fullmatch(r"(.*?)(?:\.py)?(:.*)?", spec, re.DOTALL).groups()
+    folder, name = os.path.split(path)
+    found = {}  # a file's name without its suffix → the file
+    for place in (folder, "configs", "experiments"):
+        with contextlib.suppress(OSError):
+            names = sorted(os.listdir(place or "."))
+            for file in names:
+                if file.endswith(".py") and not file.startswith("_"):
+                    found.setdefault(file.removesuffix(".py"), os.path.join(place, file))
+    near = difflib.get_close_matches(name, found, n=1)
+    return f"; did you mean {found[near[0]]}{argument or ''}?" if near else ""
 
 
 def _read(path: str) -> str:

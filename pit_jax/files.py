@@ -19,6 +19,7 @@ from typing import Any
 from etils import epath
 from etils.epath.backend import fsspec_backend
 
+from pit_jax import installation
 from pit_jax.errors import ConfigError, PitError, StorageError
 
 _PIECE = 1 << 20
@@ -71,7 +72,7 @@ def check_place(path: str | os.PathLike, called: str = "the path") -> None:
         except ImportError:
             raise ConfigError(
                 f"{called} {path}: {scheme}:// is read by a package that is missing here:"
-                f" pip install {_DRIVERS[scheme]}"
+                f" {installation.install(_DRIVERS[scheme])}"
             ) from None
 
 

@@ -11,6 +11,25 @@ from pit_jax import __version__, launch_grammar
 from pit_jax.diffusion.names import SAMPLERS
 from pit_jax.errors import ConfigError
 
+_PURPOSE = """\
+Trains Pixel Transformers, whose tokens are single pixels, beside Vision
+Transformers on patches, and compares them: classification, masked
+autoencoding and diffusion, to find out how much locality a vision model needs.
+"""
+_FIRST = """\
+first steps:
+  pit-jax train configs/digits.py:pit --workdir runs/pit
+  pit-jax train configs/digits.py:vit/2 --workdir runs/vit
+  pit-jax compare runs/pit runs/vit
+
+`pit-jax VERB --help` explains a verb. `pit-jax show FILE[:ARG]` lists the
+fields of a config, and --config.FIELD=VALUE overrides any of them.
+"""
+_CONFIG = (
+    "a Python file with get_config(), and its argument, such as configs/digits.py:pit, or a run's"
+    " config.json; override any field with --config.FIELD=VALUE, such as --config.optim.lr=1e-3"
+)
+_METAVARS = {"config": "FILE[:ARG]", "workdir": "DIR"}
 _SAMPLERS = "; ".join(f"{family}: {', '.join(names)}" for family, names in SAMPLERS.items())
 
 
@@ -18,7 +37,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, except that a mistake is one line and ends with exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
+        raise ConfigError(_with_hint(message))
 
 
 def parser(**functions: Callable) -> Parser:
@@ -27,7 +46,13 @@ def parser(**functions: Callable) -> Parser:
     Args:
       functions: what each verb calls, by name; the first line of its docstring is the help.
     """
-    main = Parser("pit-jax", description=__import__("pit_jax").__doc__, allow_abbrev=False)
+    main = Parser(
+        "pit-jax",
+        description=_PURPOSE,
+        epilog=_FIRST,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     main.add_argument("--version", action="version", version=__version__)
     verbs = main.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
 
@@ -35,29 +60,31 @@ def parser(**functions: Callable) -> Parser:
         name: str, function: Callable, among: Any = verbs, line: str = ""
     ) -> argparse.ArgumentParser:
         help_line = line or function.__doc__.splitlines()[0]
-        sub = among.add_parser(name, help=help_line, description=help_line, allow_abbrev=False)
+        # An action of launch is listed by `launch --help`, as a verb's own words are.
+        listed = {} if " " in name else {"help": help_line}
+        sub = among.add_parser(name, **listed, description=help_line, allow_abbrev=False)
         sub.set_defaults(function=function, parser=sub)
         return sub
 
-    def config(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--config",
-            required=True,
-            metavar="FILE[:ARG]",
-            help="e.g. configs/digits.py:pit; override a field with --config.optim.lr=1e-3",
-        )
+    def config(sub: Any) -> None:
+        sub.add_argument("--config", metavar="FILE[:ARG]", help=_CONFIG)
+
+    def workdir(sub: argparse.ArgumentParser, of: str) -> None:
+        sub.add_argument("--workdir", metavar="DIR", help=of)
 
     sub = verb("train", functions["train"])
     config(sub)
-    sub.add_argument(
-        "--workdir", required=True, metavar="DIR", help="run directory, local or gs://"
-    )
+    workdir(sub, "run directory, local or gs://; new, or of a run that goes on")
+    needs(sub, "config", "workdir")
     sub.add_argument(
         "--profile", metavar="FIRST:LAST", help="write a profiler trace of these steps"
     )
     sub = verb("eval", functions["evaluate"])
-    sub.add_argument("--workdir", required=True, metavar="DIR")
-    sub.add_argument("--step", type=int, help="the checkpoint; the newest by default")
+    workdir(sub, "directory of the run")
+    needs(sub, "workdir")
+    sub.add_argument(
+        "--step", type=int, metavar="N", help="of the checkpoint; the newest by default"
+    )
     sub.add_argument(
         "--probe",
         nargs="+",
@@ -77,11 +104,12 @@ def parser(**functions: Callable) -> Parser:
         help="measure what `pit-jax sample` wrote instead, with config.eval.features",
     )
     sub = verb("sample", functions["sample"])
-    sub.add_argument("--workdir", required=True, metavar="DIR", help="run directory")
-    sub.add_argument("--out", required=True, metavar="DIR", help="of the images")
-    sub.add_argument("--num", type=int, metavar="N", help="images")
+    workdir(sub, "directory of the run")
+    needs(sub, "workdir")
+    sub.add_argument("--out", required=True, metavar="DIR", help="where the images are written")
+    sub.add_argument("--num", type=int, metavar="N", help="how many images")
     sub.add_argument("--guidance", type=float, metavar="SCALE", help="classifier-free; 1 = none")
-    sub.add_argument("--steps", type=int, metavar="N", help="of the sampler")
+    sub.add_argument("--steps", type=int, metavar="N", help="steps of the sampler")
     sub.add_argument("--sampler", metavar="NAME", help=_SAMPLERS)
     sub.add_argument(
         "--labels",
@@ -92,7 +120,9 @@ def parser(**functions: Callable) -> Parser:
     )
     sub.add_argument("--seed", type=int, metavar="N", help="image i is a function of (seed, i)")
     sub.add_argument("--batch-size", type=int, metavar="N", help="images at once")
-    sub.add_argument("--step", type=int, help="the checkpoint; the newest by default")
+    sub.add_argument(
+        "--step", type=int, metavar="N", help="of the checkpoint; the newest by default"
+    )
     sub.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
@@ -100,19 +130,24 @@ def parser(**functions: Callable) -> Parser:
     )
     sub = verb("show", functions["show"])
     config(sub)
+    needs(sub, "config")
     sub = verb("preflight", functions["preflight"])
-    what = sub.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", metavar="FILE[:ARG]")
+    what = sub.add_mutually_exclusive_group()
+    config(what)
+    needs(sub, "config", instead="all")
     what.add_argument("--all", action="store_true", help="every config in configs/, as a table")
     sub.add_argument("--topology", required=True, metavar="NAME", help="e.g. v5e-256")
-    sub.add_argument("--slices", type=int, default=1, metavar="N", help="of that topology")
+    sub.add_argument("--slices", type=int, default=1, metavar="N", help="how many of them; 1")
     sub.add_argument(
         "--find-batch", action="store_true", help="find the largest batch, or what makes it fit"
     )
-    sub.add_argument("--price-per-chip-hour", type=float, metavar="PRICE")
+    sub.add_argument(
+        "--price-per-chip-hour", type=float, metavar="PRICE", help="also say what the run costs"
+    )
     sub.add_argument("--json", metavar="OUT", help="also write what was found to this file")
     sub = verb("bench", functions["bench"])
     config(sub)
+    needs(sub, "config")
     sub.add_argument(
         "--against",
         metavar="torch|FILE[:ARG]",
@@ -161,7 +196,7 @@ def parser(**functions: Callable) -> Parser:
         "--metric", default="", metavar="NAME", help="e.g. eval/accuracy, the task's by default"
     )
     sub = verb("weights", functions["weights"])
-    sub.add_argument("direction", choices=("import", "export"))
+    sub.add_argument("direction", choices=("import", "export"), help="in, or out")
     sub.add_argument("source", help="import: .safetensors file or directory; export: run directory")
     sub.add_argument("target", help="file or directory to write")
     sub.add_argument("--config", metavar="FILE[:ARG]", help="import: the model it becomes")
@@ -201,6 +236,7 @@ def parser(**functions: Callable) -> Parser:
     )
     sub = verb("latents", functions["data_latents"], data)
     config(sub)
+    needs(sub, "config")
     sub.add_argument(
         "--vae",
         required=True,
@@ -219,23 +255,135 @@ def parser(**functions: Callable) -> Parser:
     sub.add_argument("--batch-size", type=int, metavar="N", help="images at once; 32 a device")
     sub = verb("stats", functions["data_stats"], data)
     config(sub)
-    sub.add_argument("--out", required=True, metavar="FILE.npz")
+    needs(sub, "config")
+    sub.add_argument("--out", required=True, metavar="FILE.npz", help="the file to write")
     sub.add_argument(
         "--features", default="", metavar="FILE|DIR", help="FID's Inception, or a classifier's run"
     )
     sub.add_argument("--images", action="store_true", help="write the images and no statistics")
-    sub.add_argument("--split", help="the training split by default")
-    sub.add_argument("--num", type=int, metavar="N", help="images, from all over the set")
+    sub.add_argument("--split", metavar="SPLIT", help="the training split by default")
+    sub.add_argument("--num", type=int, metavar="N", help="how many images, from all over the set")
     return main
 
 
-def check_flags(words: Sequence[str], verb: argparse.ArgumentParser) -> None:
+def parse(main: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The arguments of a command line, and its `--config.field=value` overrides.
+
+    A verb's first need may stand without its flag: `pit-jax train configs/digits.py`.
+
+    Raises:
+      ConfigError: in one line, for what is missing, unknown or of another verb.
+    """
+    words = launch_grammar.joined(argv)
+    _check_verb(main, words)
+    args, rest = main.parse_known_args(words)
+    if args.verb is None:
+        return args, rest
+    first, needs, instead = (getattr(args, name, None) for name in ("first", "needs", "instead"))
+    given = instead and getattr(args, instead)
+    if first and not given and getattr(args, first) is None and (bare := _bare(rest)):
+        setattr(args, first, rest.pop(bare[0]))
+    missing = [f"--{name}" for name in needs or () if getattr(args, name) is None and not given]
+    _check_flags(rest, args, missing)
+    if missing:
+        raise ConfigError(f"the following arguments are required: {', '.join(missing)}")
+    return args, rest
+
+
+def needs(
+    sub: argparse.ArgumentParser, first: str, *names: str, instead: str | None = None
+) -> None:
+    """What a verb cannot do without, the first of which may stand without its flag.
+
+    argparse's own optional positional would take the value of an override for it.
+
+    Args:
+      sub: the verb's parser.
+      first: the argument that a word without a flag is.
+      *names: further ones.
+      instead: an argument that stands for all of them.
+    """
+    sub.set_defaults(first=first, needs=(first, *names), instead=instead)
+    words = [f"[--{first}] {_METAVARS[first]}", *(f"--{name} {_METAVARS[name]}" for name in names)]
+    sub.usage = f"{sub.prog} {' '.join(words)} [options]"
+    if first == "config" or sub.prog.endswith((" eval", " sample")):
+        sub.usage += " [--config.FIELD=VALUE ...]"
+
+
+def _check_verb(main: Parser, words: Sequence[str]) -> None:
+    """Refuses a first word that is no verb, naming the one that was meant."""
+    if not words or words[0].startswith("-"):
+        return
+    verbs = _verbs(main)
+    if words[0] in verbs:
+        return
+    # `prepare` alone is meant for `data prepare`, and `export` for `weights export`.
+    called = {name.split()[-1]: name for name in reversed(verbs)}
+    called |= {"import": "weights import", "export": "weights export"}
+    called |= {name: f"data {name}" for name in ("prepare", "latents", "stats")}
+    near = difflib.get_close_matches(words[0], called, n=1)
+    listed = ", ".join(name for name in verbs if " " not in name)
+    hint = f"did you mean {called[near[0]]}?" if near else f"there is {listed}"
+    raise ConfigError(f"there is no pit-jax {words[0]}; {hint}")
+
+
+def _verbs(main: Parser) -> list[str]:
+    (verbs,) = (action for action in main._actions if action.dest == "verb")
+    return list(verbs.choices)
+
+
+def _with_hint(message: str) -> str:
+    """argparse's line about a choice that is none, with the nearest one."""
+    found = re.match(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+    if not found:
+        return message
+    name, given, listed = found.groups()
+    choices = [choice.strip("' ") for choice in listed.split(",")]
+    near = difflib.get_close_matches(given, choices, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{name.lower()} {given}: write one of {', '.join(choices)}{hint}"
+
+
+def _bare(words: Sequence[str]) -> list[int]:
+    """Where a word stands that is no flag, nor the value of the override before it."""
+    from pit_jax.config import FIELDS
+
+    found = []
+    for at, (before, word) in enumerate(itertools.pairwise(["", *words])):
+        name = before.lstrip("-").removeprefix("config.")
+        switch = before.startswith("--noconfig.") or (name in FIELDS and FIELDS[name].type is bool)
+        is_value = before.startswith("--") and "=" not in before and not switch
+        if not word.startswith("-") and not is_value:
+            found.append(at)
+    return found
+
+
+def _check_flags(words: Sequence[str], args: argparse.Namespace, missing: Sequence[str]) -> None:
     """Refuses flags that are none of the verb's; overrides and their values pass."""
-    for before, word in itertools.pairwise(["", *words]):
-        is_override = word.lstrip("-").startswith(("config.", "noconfig."))
-        is_value = before.startswith("--") and "=" not in before and not word.startswith("--")
-        if not is_override and not is_value:
-            known = sorted(set(re.findall(r"--[a-z][\w-]*", verb.format_usage())))
-            near = difflib.get_close_matches(word.split("=")[0], known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+    bare = _bare(words) if words else []
+    for at, word in enumerate(words):
+        if word.lstrip("-").startswith(("config.", "noconfig.")):
+            continue
+        if at in bare:
+            hint = f"; did you mean {missing[0]} {word}?" if missing else ""
             raise ConfigError(f"unexpected argument {word}{hint}")
+        if word.startswith("--"):
+            raise ConfigError(f"unexpected argument {word}{_meant(word, args)}")
+        if word.startswith("-") and not words[at - 1].startswith("--"):
+            raise ConfigError(f"unexpected argument {word}")
+
+
+def _meant(word: str, args: argparse.Namespace) -> str:
+    """What may have been meant by a flag: another one of the verb, or a field of the config."""
+    flag, is_given, value = word.partition("=")
+    known = sorted(set(re.findall(r"--[a-z][\w-]*", args.parser.format_help())))
+    if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.85):
+        return f"; did you mean {near[0]}?"
+    from pit_jax.values import nearest_field
+
+    takes_fields = hasattr(args, "config") or args.verb in ("eval", "sample", "sweep")
+    name = nearest_field(flag.lstrip("-").replace("-", "_"), args.verb, sure=True)
+    if name and takes_fields:
+        return f"; did you mean --config.{name}{is_given}{value}?"
+    near = difflib.get_close_matches(flag, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

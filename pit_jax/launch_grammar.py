@@ -15,7 +15,7 @@ ACTIONS = {
     "status": "All that is known of one launch.",
     "logs": "What its workers print.",
     "stop": "Delete its resource; the run keeps its directory.",
-    "watch": "Recreate what was preempted, delete what is done, until all have ended.",
+    "watch": "Recreate what was preempted until all have ended.",
 }
 
 # Which targets an option is for; those of every target are not listed.
@@ -58,6 +58,8 @@ def joined(words: Sequence[str]) -> list[str]:
     """
     if words[:1] != ["launch"] or not words[1:] or words[1].startswith("-"):
         return list(words)
+    if ".py" in words[1] or words[1].endswith(".json"):  # a config, without its flag
+        return list(words)
     if words[1] not in ACTIONS:
         near = difflib.get_close_matches(words[1], ACTIONS, n=1)
         hint = f"did you mean launch {near[0]}?" if near else f"there is {', '.join(ACTIONS)}"
@@ -68,13 +70,17 @@ def joined(words: Sequence[str]) -> list[str]:
 def add(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """Adds the verb and its actions; `verb` makes the parser of a name, with a line of help."""
     launch = verb("launch", "Start a run on Cloud TPUs, on GKE or here, and keep it going.")
-    launch.set_defaults(action=None)
-    launch.epilog = f"Afterwards: pit-jax launch {' | '.join(ACTIONS)}, each with --help."
+    launch.set_defaults(action=None, first="config", instead="sweep")
+    launch.formatter_class = argparse.RawDescriptionHelpFormatter
+    rows = [f"  pit-jax launch {name:8}{line}" for name, line in ACTIONS.items()]
+    launch.epilog = "\n".join(["afterwards, each with --help:", *rows])
     what = launch.add_mutually_exclusive_group()
-    what.add_argument("--config", metavar="FILE[:ARG]", help="override with --config.a.b=value")
+    what.add_argument(
+        "--config", metavar="FILE[:ARG]", help="what runs; fields: --config.a.b=value"
+    )
     what.add_argument("--sweep", metavar="FILE[:ARG]", help="tpu: every point of a study instead")
     launch.add_argument("--workdir", metavar="DIR", help="run directory, local or gs://")
-    launch.add_argument("--target", choices=TARGETS)
+    launch.add_argument("--target", choices=TARGETS, help="where it runs")
     launch.add_argument("--dry-run", action="store_true", help="print what would be created")
     launch.add_argument("--yes", action="store_true", help="do not ask before money is spent")
 
@@ -89,7 +95,9 @@ def add(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
     cloud.add_argument("--service-account", metavar="EMAIL", help="that the workers act as")
     cloud.add_argument("--name", metavar="NAME", help="of the launch; made from the work directory")
     cloud.add_argument("--data", metavar="gs://...", help="data sets, brought to every worker")
-    cloud.add_argument("--price-per-chip-hour", type=float, metavar="PRICE")
+    cloud.add_argument(
+        "--price-per-chip-hour", type=float, metavar="PRICE", help="for what the run costs"
+    )
     cloud.add_argument(
         "--anyway", action="store_true", help="launch although preflight says it does not fit"
     )
@@ -97,8 +105,8 @@ def add(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
     tpu = launch.add_argument_group("tpu: a Cloud TPU queued resource")
     tpu.add_argument("--zone", metavar="ZONE", help="e.g. us-west4-a")
     tpu.add_argument("--project", metavar="ID", help="that of your credentials by default")
-    tpu.add_argument("--network", metavar="NAME")
-    tpu.add_argument("--subnetwork", metavar="NAME")
+    tpu.add_argument("--network", metavar="NAME", help="of the project; default")
+    tpu.add_argument("--subnetwork", metavar="NAME", help="of that network")
     tpu.add_argument("--runtime-version", metavar="NAME", help="of the TPU VM image")
     tpu.add_argument(
         "--requirement", metavar="PIP", help="install this instead of a wheel of this checkout"
@@ -114,7 +122,7 @@ def add(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
     gke = launch.add_argument_group("gke: a JobSet")
     gke.add_argument("--image", metavar="NAME", help="container image that has pit_jax[tpu]")
     gke.add_argument("--queue", metavar="NAME", help="Kueue's local queue")
-    gke.add_argument("--namespace", metavar="NAME", help="default")
+    gke.add_argument("--namespace", metavar="NAME", help="of the cluster; default")
     gke.add_argument("--context", metavar="NAME", help="of your kubeconfig")
 
     for name, line in ACTIONS.items():
@@ -131,11 +139,11 @@ def add(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
         if name == "logs":
             action.add_argument("--follow", action="store_true", help="until the run has ended")
             action.add_argument("--worker", metavar="NAME", help="a worker; the first one")
-            action.add_argument("--lines", type=int, default=100, metavar="N")
+            action.add_argument("--lines", type=int, default=100, metavar="N", help="the last N")
         if name == "stop":
             action.add_argument("--yes", action="store_true", help="do not ask")
         action.add_argument("--project", metavar="ID", help="where this machine did not launch it")
-        action.add_argument("--zone", metavar="ZONE")
+        action.add_argument("--zone", metavar="ZONE", help="likewise")
 
 
 def check(args: Any) -> None:

@@ -8,7 +8,7 @@ import time
 
 from etils import epath
 
-from pit_jax import files
+from pit_jax import files, installation
 from pit_jax.errors import ConfigError, StorageError
 
 _LOCKED_S = 10.0  # held for an instant, unless its holder was stopped just then
@@ -90,7 +90,7 @@ class Bucket:
         except ImportError:
             raise ConfigError(
                 f"{path.parent}: writing to gs:// needs Google's client library:"
-                " pip install 'pit_jax[launch]'"
+                f" {installation.extra('launch')}"
             ) from None
         self.path = path
         bucket, _, name = str(self.path).removeprefix("gs://").partition("/")

@@ -10,7 +10,7 @@ import numpy as np
 import rich.console
 import rich.progress
 
-from pit_jax import printing
+from pit_jax import installation, printing
 from pit_jax.errors import ConfigError, PitError
 from pit_jax.files import told
 from pit_jax.rundir import RunDir
@@ -93,7 +93,9 @@ def _wandb() -> Any:
     try:
         import wandb
     except ImportError:
-        raise ConfigError("config.train.wandb needs Weights & Biases: pip install wandb") from None
+        raise ConfigError(
+            f"config.train.wandb needs Weights & Biases: {installation.install('wandb')}"
+        ) from None
     return wandb
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 from etils.epath.backend import fsspec_backend
 
-from pit_jax import files
+from pit_jax import files, installation
 from pit_jax.errors import StorageError
 
 _PIECE = 1 << 20
@@ -111,6 +111,6 @@ def _crc32c() -> Any:
     except ImportError:
         raise StorageError(
             "a checkpoint that was copied from a bucket has CRC32C sums:"
-            " pip install google-crc32c checks them"
+            f" {installation.install('google-crc32c')} checks them"
         ) from None
     return google_crc32c.Checksum()

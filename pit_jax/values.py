@@ -15,6 +15,9 @@ from pit_jax.config import FIELDS, Field, plain
 from pit_jax.errors import ConfigError
 from pit_jax.lengths import Length
 
+# Whose fields are meant first by a name that several groups have, such as steps or seed.
+_GROUPS = ("train", "optim", "model", "data", "eval")
+
 MOST_ELEMENTS = 1000  # of a tuple
 _LONGEST = 100  # characters of a value in a message
 _LONGEST_LENGTH = 1e12  # of training and its parts, in their unit
@@ -34,10 +37,37 @@ _TYPES = {
 
 def unknown_field(name: str) -> ConfigError:
     """The error for a field that does not exist, naming the nearest one that does."""
-    near = difflib.get_close_matches(str(name), FIELDS, n=1, cutoff=0.0)
     return ConfigError(
-        f"config.{_shortened(str(name))} is not a field; did you mean config.{near[0]}?"
+        f"config.{_shortened(str(name))} is not a field; did you mean config."
+        f"{nearest_field(str(name))}?"
     )
+
+
+def nearest_field(name: str, group: str = "", sure: bool = False) -> str | None:
+    """The field that was meant by `lr`, `optim.lrr` or `train.lr`.
+
+    Args:
+      name: what was written.
+      group: whose fields are meant first, such as "sample".
+      sure: None rather than a field that only looks a little like it.
+    """
+    first = (group, *_GROUPS)
+    fields = sorted(FIELDS, key=lambda x: first.index(g) if (g := _group(x)) in first else 99)
+    leaf = name.rpartition(".")[2]
+    leaves = {}  # the last part of a field's name → the first field called so
+    for field in fields:
+        leaves.setdefault(field.rpartition(".")[2], field)
+    if name in leaves:
+        return leaves[name]
+    if near := difflib.get_close_matches(name, fields, n=1, cutoff=0.75):
+        return near[0]
+    if near := difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.75):
+        return leaves[near[0]]
+    return None if sure else difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
+
+
+def _group(field: str) -> str:
+    return field.partition(".")[0]
 
 
 def check_value(name: str, value: Any) -> Any:

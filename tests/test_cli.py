@@ -1,5 +1,6 @@
 """The command line: verbs, exit codes, and one line for every mistake."""
 
+import argparse
 import contextlib
 import io
 import json
@@ -12,7 +13,7 @@ import sys
 
 import pytest
 
-from pit_jax import cli
+from pit_jax import cli, configfile, grammar
 from pit_jax.parallel import processes
 
 TRAIN = ["train", "--config", "configs/digits.py:pit"]
@@ -36,7 +37,10 @@ def refused(capsys, *words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["trian"], "invalid choice: 'trian'"),
+        (["trian"], "there is no pit-jax trian; did you mean train?"),
+        (["prepare"], "there is no pit-jax prepare; did you mean data prepare?"),
+        (["qqq"], "there is no pit-jax qqq; there is train, eval, sample,"),
+        (["weights", "exprt", "a", "b"], "write one of import, export; did you mean export?"),
         (["train"], "the following arguments are required: --config, --workdir"),
         ([*TRAIN], "the following arguments are required: --workdir"),
         ([*TRAIN, "--workdir", "x", "--widht=3"], "unexpected argument --widht=3"),
@@ -44,7 +48,18 @@ def refused(capsys, *words: str) -> str:
         ([*TRAIN, "--workdir", "x", "word"], "unexpected argument word"),
         ([*TRAIN, "--workdir", "x", "--config.model.widht=3"], "did you mean config.model.width?"),
         ([*TRAIN, "--workdir", "x", "--profile", "9:3"], "write FIRST:LAST, e.g. 10:15"),
+        ([*TRAIN, "--workdir", "x", "--lr=3"], "--lr=3; did you mean --config.optim.lr=3?"),
+        ([*TRAIN, "--workdir", "x", "--steps", "3"], "did you mean --config.train.steps?"),
+        ([*TRAIN, "--workdir", "x", "--model.width=3"], "did you mean --config.model.width=3?"),
+        ([*TRAIN, "--workdir", "x", "--config.lr=3"], "did you mean config.optim.lr?"),
+        (["sample", "x", "--out", "y", "--eta=1"], "did you mean --config.sample.eta=1?"),
+        (["train", "configs/digits.py", "x"], "argument x; did you mean --workdir x?"),
         (["train", "--config", "none.py", "--workdir", "x"], "there is no config file none.py"),
+        (["show", "configs/digit.py:pit"], "did you mean configs/digits.py:pit?"),
+        (["show", "digits"], "did you mean configs/digits.py?"),
+        (["show", "configs/digits.py:pti"], "did you mean pit?"),
+        (["show", "pixel_permutation:tiny"], "did you mean experiments/pixel_permutation.py:tiny?"),
+        (["bench", "configs/digits.py", "--against", "pytorch"], "did you mean --against torch?"),
         (["train", "--config", "configs/digits.py:deit", "--workdir", "x"], "write one of pit"),
         ([*TRAIN, "--workdir", "/proc/none"], "--workdir /proc/none cannot be written"),
         ([*TRAIN, "--workdir", "tests"], "holds no run but other files"),
@@ -119,9 +134,73 @@ def test_help_and_version(capsys):
         cli.run(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
+    assert "Trains Pixel Transformers" in " ".join(text.split()[:20])
     for verb in ("train", "eval", "show", "weights", "data"):
         assert f"    {verb} " in text
+    assert "launch status" not in text  # an action of launch, which says so itself
     assert cli.run([]) == 0
+
+
+def test_the_first_steps_of_the_help_are_commands():
+    lines = [line for line in grammar._FIRST.splitlines() if line.startswith("  pit-jax ")]
+    assert len(lines) == 3
+    for line in lines:
+        args, _ = grammar.parse(cli.parser(), line.split()[1:])
+        if args.verb == "train":
+            configfile.load(args.config)
+
+
+def every_parser() -> list[argparse.ArgumentParser]:
+    found = [cli.parser()]
+    for parser in found:
+        subs = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        found += [sub for action in subs for sub in action.choices.values()]
+    return found
+
+
+@pytest.mark.parametrize("parser", every_parser(), ids=lambda parser: parser.prog)
+def test_help_explains_every_option_in_80_columns(parser, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    silent = [action.dest for action in parser._actions if not action.help]
+    assert silent in ([], ["verb"], ["action"])
+    for line in parser.format_help().splitlines():
+        assert len(line) <= 80 or line.startswith("usage: "), line
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "rest"),
+    [
+        ("train C --workdir D", "C", []),
+        ("train --workdir D C", "C", []),
+        ("train --workdir D --config.optim.lr 1e-3 C", "C", ["--config.optim.lr", "1e-3"]),
+        ("train --workdir D --noconfig.train.tensorboard C", "C", None),
+        ("train --workdir D --config.train.deterministic C", "C", None),
+        ("train --config C --workdir D --config.model.patch 2", "C", None),
+        ("eval D --probe knn", "D", []),
+        ("eval --probe knn --step 3 D", "D", []),
+        ("sample D --out E --labels 1 2", "D", []),
+        ("show C", "C", []),
+        ("preflight C --topology v5e-8", "C", []),
+        ("bench C --against torch", "C", []),
+        ("launch C --target local --workdir D", "C", []),
+        ("data latents C --vae V --out E", "C", []),
+        ("data stats C --out F.npz", "C", []),
+    ],
+)
+def test_the_first_need_of_a_verb_may_stand_without_its_flag(words, first, rest):
+    words = words.replace("C", "configs/digits.py").replace("D", "runs/x").split()
+    args, left = grammar.parse(cli.parser(), words)
+    first = {"C": "configs/digits.py", "D": "runs/x"}[first]
+    assert getattr(args, args.first) == first
+    assert rest is None or left == rest
+    assert first not in left
+
+
+def test_all_takes_no_config(capsys):
+    args, _ = grammar.parse(cli.parser(), ["preflight", "--all", "--topology", "v5e-8"])
+    assert args.config is None
+    words = ["preflight", "--all", "--topology", "v5e-8", "configs/digits.py"]
+    assert "unexpected argument configs/digits.py" in refused(capsys, *words)
 
 
 def test_without_an_accelerator_libtpu_prints_nothing(tmp_path):

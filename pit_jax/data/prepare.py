@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from pit_jax import installation
 from pit_jax.data.sources import data_dir
 from pit_jax.errors import ConfigError, StorageError
 
@@ -34,7 +35,7 @@ def prepare(name: str, directory: str | None = None, report: Callable[[str], Non
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise ConfigError(
-            "preparing a data set needs TensorFlow: pip install 'pit_jax[prepare]'"
+            f"preparing a data set needs TensorFlow: {installation.extra('prepare')}"
             " (training and reading do not)"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

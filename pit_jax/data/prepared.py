@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pit_jax import installation
 from pit_jax.data.decode import Undecodable
 from pit_jax.data.known import KNOWN
 from pit_jax.data.sources import Encoded, data_dir
@@ -130,5 +131,5 @@ def _how_to_prepare(name: str, root: Path) -> str:
     hint = f" (did you mean {near[0]}?)" if near and not known else ""
     return (
         f"data set {name} is not in {root}{hint}. Prepare it{size} with"
-        f" `pit-jax data prepare {name} --data-dir {root}` (needs pip install 'pit_jax[prepare]')"
+        f" `pit-jax data prepare {name} --data-dir {root}` (needs {installation.extra('prepare')})"
     )

@@ -7,11 +7,12 @@ same call can never succeed, or only after a person did something.
 import re
 from typing import Any
 
+from pit_jax import installation
 from pit_jax.errors import ConfigError, PitError
 
 LOGIN = "gcloud auth application-default login"
 NO_CREDENTIALS = f"there are no Google Cloud credentials here: {LOGIN}"
-NO_LIBRARIES = "Google's client libraries are missing here: pip install 'pit_jax[launch]'"
+NO_LIBRARIES = f"Google's client libraries are missing here: {installation.extra('launch')}"
 _PLUGIN = "metadata from plugin failed"  # gRPC's words for whatever ails credentials
 # Codes of RFC 6749 and Google's own, after which only a new login helps.
 _REVOKED = re.compile(

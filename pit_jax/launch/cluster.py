@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pit_jax import installation
 from pit_jax.errors import ConfigError, PitError
 from pit_jax.launch import jobset
 
@@ -211,7 +212,7 @@ class _Missing(ConfigError):
 
 
 def missing() -> ConfigError:
-    return ConfigError("Kubernetes' client is missing here: pip install 'pit_jax[launch]'")
+    return ConfigError(f"Kubernetes' client is missing here: {installation.extra('launch')}")
 
 
 def launch_of(found: Mapping[str, Any]) -> str | None:

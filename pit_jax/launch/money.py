@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pit_jax import installation
 from pit_jax.errors import ConfigError, DoesNotFit
 from pit_jax.launch.accelerators import Accelerator
 
@@ -33,7 +34,7 @@ def preflight(
             return None
         raise ConfigError(
             "a launch is compiled first, with libtpu, which is not installed here:"
-            " pip install 'pit_jax[tpu]' (x86-64 Linux), or launch --anyway"
+            f" {installation.extra('tpu')} (x86-64 Linux), or launch --anyway"
         )
     _say(f"preflight: compiling for {accelerator.topology.name}, up to a minute a step")
     return compile_steps(config, accelerator.topology, price, _say)

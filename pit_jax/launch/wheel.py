@@ -10,6 +10,7 @@ import sys
 import tempfile
 
 import pit_jax
+from pit_jax import installation
 from pit_jax.errors import ConfigError
 
 _FILES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
@@ -49,7 +50,7 @@ def build(folder: str | os.PathLike) -> pathlib.Path:
     """
     root = _root()
     if importlib.util.find_spec("setuptools") is None:
-        raise ConfigError("the wheel is built with setuptools: pip install 'pit_jax[launch]'")
+        raise ConfigError(f"the wheel is built with setuptools: {installation.extra('launch')}")
     name = version(root)
     with tempfile.TemporaryDirectory() as place:
         copy = pathlib.Path(place)
@@ -69,7 +70,7 @@ def build(folder: str | os.PathLike) -> pathlib.Path:
         )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        hint = ": pip install 'setuptools>=70.1'" if "bdist_wheel" in lines[-1] else ""
+        hint = f": {installation.install('setuptools>=70.1')}" if "bdist_wheel" in lines[-1] else ""
         raise ConfigError(f"the wheel could not be built: {lines[-1][:200]}{hint}")
     return pathlib.Path(folder) / done.stdout.strip().splitlines()[-1]
 

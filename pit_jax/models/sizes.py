@@ -6,6 +6,7 @@ when somebody sweeps over the width. The Pixel Transformer paper gives Tiny 12 h
 has 3; Small's 12 heads are assumed (DeiT: 6). The number of heads changes no parameter count.
 """
 
+import difflib
 import re
 from collections.abc import Sequence
 
@@ -97,9 +98,12 @@ def _parse(
     )
     if not well_formed:
         examples = [f"pit-{s}" for s in sizes] + [f"{family}-{s}/2" for s in sizes]
+        examples = examples or ["pit", f"{family}/2"]
+        near = difflib.get_close_matches(name, examples, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(
-            f"unknown model {name!r}: write one of {', '.join(examples or ['pit', f'{family}/2'])}"
-            f" (the number after the slash is the patch size{patches})"
+            f"unknown model {name!r}: write one of {', '.join(examples)}"
+            f" (the number after the slash is the patch size{patches}){hint}"
         )
     return dict(patch=int(match["patch"] or 1), **(dict(mlp=0, **table[size]) if size else {}))
 

@@ -21,6 +21,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pit_jax import installation
 from pit_jax.errors import ConfigError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -110,7 +111,7 @@ def _open_mpi(environment: Mapping[str, str]) -> str:
         return "mpi4py"
     raise ConfigError(
         f"{_OPEN_MPI}={environment[_OPEN_MPI]}, but nothing says where process 0 is: set"
-        f" {_ADDRESS}=HOST:PORT of it, or pip install mpi4py, or use Open MPI 4"
+        f" {_ADDRESS}=HOST:PORT of it, or {installation.install('mpi4py')}, or use Open MPI 4"
     )
 
 

@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 
+from pit_jax import installation
 from pit_jax.errors import ConfigError
 from pit_jax.parallel import peers
 
@@ -71,7 +72,7 @@ def choose_platform() -> None:
     if _nodes() and cards():
         print(
             "pit-jax: the NVIDIA GPU is not used, since JAX's CUDA wheels are not installed:"
-            " pip install -e '.[cuda]' -c constraints.txt in the checkout",
+            f" {installation.extra('cuda')}",
             file=sys.stderr,
         )
 

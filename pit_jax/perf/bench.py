@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pit_jax import configfile
+from pit_jax import configfile, installation
 from pit_jax.config import label
 from pit_jax.errors import ConfigError, PitError
 from pit_jax.perf import flops
@@ -164,7 +164,7 @@ def _check_torch(config: Any) -> None:
     missing = [n for n in names if importlib.util.find_spec(n) is None]
     if missing:
         raise ConfigError(
-            f"--against torch needs {' and '.join(missing)}: pip install 'pit_jax[parity]'"
+            f"--against torch needs {' and '.join(missing)}: {installation.extra('parity')}"
         )
 
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from pit_jax import installation
 from pit_jax.errors import ConfigError
 from pit_jax.parallel import mesh as meshes
 from pit_jax.perf import flops
@@ -117,7 +118,7 @@ class Topology:
         if not has_libtpu():
             raise ConfigError(
                 "preflight compiles with libtpu, which is not installed here:"
-                " pip install 'pit_jax[tpu]' (x86-64 Linux)"
+                f" {installation.extra('tpu')} (x86-64 Linux)"
             )
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)

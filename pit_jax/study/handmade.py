@@ -6,7 +6,7 @@ on top. Beside them the pixels themselves under the same classifier.
 
 Both describe blocks of 16 × 16 pixels every 8 pixels. Images smaller than 32 pixels are first
 enlarged to 32 by cubic interpolation: on the 8 × 8 of a digit neither has a cell to count in.
-Needs scikit-image and OpenCV (`pip install 'pit_jax[study]'`).
+Needs scikit-image and OpenCV (the extra `study`).
 
 What is measured goes to handmade.json in the directory of a sweep, beside the runs:
 
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from pit_jax import files, runvalues
+from pit_jax import files, installation, runvalues
 from pit_jax.errors import ConfigError, StorageError
 
 FILE, SCHEMA = "handmade.json", 1
@@ -256,6 +256,6 @@ def _libraries() -> tuple[types.ModuleType, Callable]:
         from skimage.feature import hog as skimage_hog
     except ImportError as error:
         raise ConfigError(
-            f"HOG and SIFT need scikit-image and OpenCV ({error}): pip install 'pit_jax[study]'"
+            f"HOG and SIFT need scikit-image and OpenCV ({error}): {installation.extra('study')}"
         ) from None
     return cv2, skimage_hog

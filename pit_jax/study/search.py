@@ -19,7 +19,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pit_jax import configfile
+from pit_jax import configfile, installation
 from pit_jax.errors import ConfigError
 from pit_jax.parallel import processes
 from pit_jax.study import board, distributions, points, scheduler, space
@@ -301,7 +301,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise ConfigError("--search needs Optuna: pip install 'pit_jax[study]'") from None
+        raise ConfigError(f"--search needs Optuna: {installation.extra('study')}") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

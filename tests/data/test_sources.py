@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pit_jax import installation
 from pit_jax.data import copier, known, latent_writer, latents, pipeline, sources
 from pit_jax.data.resize import center_view, resize_center_crop
 from pit_jax.errors import ConfigError, StorageError
@@ -386,5 +387,5 @@ def test_preparing_needs_tensorflow_and_says_so():
         "try:\n    prepare('cifar100')\nexcept Exception as e:\n    print(type(e).__name__, e)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "pip install 'pit_jax[prepare]'" in done.stdout, done.stderr
+    assert installation.extra("prepare") in done.stdout, done.stderr
     assert done.stdout.startswith("ConfigError")

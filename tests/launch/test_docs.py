@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from pit_jax import cli, grammar, launch_grammar
+from pit_jax import cli, grammar
 from pit_jax.launch import accelerators
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -253,8 +253,7 @@ def test_the_image_is_made_of_files_that_are_there():
 @pytest.mark.parametrize("line", OURS)
 def test_the_grammar_takes_the_command(line):
     words = cli.parser()
-    args, rest = words.parse_known_args(launch_grammar.joined(shlex.split(line)[1:]))
-    grammar.check_flags(rest, args.parser)
+    args, _ = grammar.parse(words, shlex.split(line)[1:])
     assert callable(args.function)
 
 

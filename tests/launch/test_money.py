@@ -126,7 +126,7 @@ def test_without_a_terminal_nobody_is_asked(monkeypatch, capsys):
 
 def test_without_libtpu_only_anyway_goes_on(v5e, resolved, monkeypatch, capsys):
     monkeypatch.setattr(topology, "has_libtpu", lambda: False)
-    with pytest.raises(ConfigError, match=r"pit_jax\[tpu\].*--anyway"):
+    with pytest.raises(ConfigError, match=r"pip install .*\[tpu\].*--anyway"):
         money.preflight(resolved, v5e, None, anyway=False)
     assert money.preflight(resolved, v5e, None, anyway=True) is None
     assert "left out" in capsys.readouterr().err

@@ -304,5 +304,5 @@ def test_what_is_shown_has_no_empty_fields():
 
 def test_without_the_client_library_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "google.cloud.tpu_v2", None)
-    with pytest.raises(ConfigError, match=r"pit_jax\[launch\]"):
+    with pytest.raises(ConfigError, match=r"pip install .*\[launch\]"):
         made().to_message()

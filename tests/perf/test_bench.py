@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from pit_jax import cli, validation
+from pit_jax import cli, installation, validation
 from pit_jax.errors import ConfigError
 from pit_jax.perf import bench
 from pit_jax.perf.worker import Worker
@@ -161,7 +161,7 @@ def test_missing_pytorch_names_the_extra(capsys, monkeypatch):
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
     assert cli.run(["bench", *TINY, "--against", "torch"]) == 2
     expected = (
-        "pit-jax: --against torch needs torch and transformers: pip install 'pit_jax[parity]'"
+        f"pit-jax: --against torch needs torch and transformers: {installation.extra('parity')}"
     )
     assert capsys.readouterr().err.splitlines() == [expected]
 

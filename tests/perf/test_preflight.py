@@ -14,7 +14,7 @@ import sys
 import jax
 import pytest
 
-from pit_jax import cli, configfile, validation
+from pit_jax import cli, configfile, installation, validation
 from pit_jax.perf import preflight, preflight_run, topology
 
 pytest.importorskip("libtpu", reason="libtpu is not installed (x86-64 Linux only)")
@@ -199,7 +199,7 @@ def test_mistakes_are_one_line(capsys, words, sentence):
 
 def test_without_libtpu_the_extra_is_named(capsys, monkeypatch):
     monkeypatch.setattr(topology, "has_libtpu", lambda: False)
-    assert "pip install 'pit_jax[tpu]'" in refused(capsys, "--topology", "v5e-8")
+    assert installation.extra("tpu") in refused(capsys, "--topology", "v5e-8")
 
 
 @pytest.mark.parametrize("name", ["v4-8", "v5p-8", "v6e-4", "tpu7x-8"])

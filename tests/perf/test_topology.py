@@ -1,7 +1,10 @@
 """The table of chips and topologies; what is not in it is refused by name."""
 
+import re
+
 import pytest
 
+from pit_jax import installation
 from pit_jax.errors import ConfigError
 from pit_jax.perf import topology
 
@@ -44,7 +47,7 @@ def test_slices_below_one_are_refused():
 
 def test_a_missing_libtpu_names_the_extra(monkeypatch):
     monkeypatch.setattr(topology, "has_libtpu", lambda: False)
-    with pytest.raises(ConfigError, match=r"pip install 'pit_jax\[tpu\]'"):
+    with pytest.raises(ConfigError, match=re.escape(installation.extra("tpu"))):
         topology.find("v5e-8").devices()
 
 

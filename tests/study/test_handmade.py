@@ -4,6 +4,7 @@ the file that they are kept in."""
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from experiments import locality_spectrum
+from pit_jax import installation
 from pit_jax.config import base
 from pit_jax.data import sources
 from pit_jax.errors import ConfigError
@@ -105,7 +107,9 @@ def test_it_measures_on_images_that_it_did_not_train_on():
 
 def test_without_the_libraries_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r"HOG and SIFT need .* pip install 'pit_jax\[study\]'"):
+    with pytest.raises(
+        ConfigError, match="HOG and SIFT need .*" + re.escape(installation.extra("study"))
+    ):
         handmade.hog(np.zeros((1, 32, 32, 1), np.uint8))
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pit_jax import cli
+from pit_jax import cli, installation
 from pit_jax.study import scheduler
 
 from . import sweeps
@@ -158,7 +158,7 @@ def test_wrong_words_and_a_missing_optuna_say_what_to_do(tmp_path, monkeypatch, 
     assert not (tmp_path / "runs").exists()
     monkeypatch.undo()
     assert "--storage: " in search(capsys, tmp_path, 1, "--storage", "nonsense")[2]
-    assert "pip install 'pit_jax[study]'" in err
+    assert installation.extra("study") in err
 
 
 def test_values_that_a_database_does_not_know_come_back_as_they_were(tmp_path, monkeypatch, capsys):

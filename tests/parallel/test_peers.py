@@ -5,6 +5,7 @@ import glob
 import jax
 import pytest
 
+from pit_jax import installation
 from pit_jax.errors import ConfigError
 from pit_jax.parallel import peers, processes
 
@@ -313,7 +314,7 @@ def test_a_gpu_without_the_wheels_is_said_and_left(monkeypatch, capsys):
     processes.choose_platform()
     assert processes.os.environ["JAX_PLATFORMS"] == "cpu"
     said = capsys.readouterr().err
-    assert "CUDA wheels are not installed: pip install -e '.[cuda]' -c constraints.txt" in said
+    assert f"CUDA wheels are not installed: {installation.extra('cuda')}" in said
     assert not processes.has_gpu()
 
 

@@ -87,7 +87,7 @@ def test_a_tilde_is_the_home_directory_in_every_argument(capsys, monkeypatch, tm
 
 def test_a_file_that_may_not_be_read_is_one_line_wherever_it_comes_up(capsys, monkeypatch):
     def denied(*words):
-        """Opens what is somebody else's."""
+        """What the verb says of itself."""
         raise PermissionError(13, "Permission denied", "/theirs/x")
 
     monkeypatch.setattr(cli, "compare", denied)

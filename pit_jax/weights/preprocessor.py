@@ -18,8 +18,9 @@ _BICUBIC = 3  # PIL's number
 def describe(data: Any) -> dict[str, Any]:
     """What our evaluation does to an image, for transformers' AutoImageProcessor.
 
-    The two agree to the rounding of the resized image; where its longer side comes to no whole
-    number, theirs cuts and ours rounds, so that the centre may lie half a pixel elsewhere.
+    The two agree to two grey levels of 255, between which resizers round; where the longer side
+    comes to no whole number, theirs cuts and ours rounds, so that the square may lie a pixel
+    elsewhere.
 
     Args:
       data: the config's group. Of a copy that squeezed whole images, so does what is described.

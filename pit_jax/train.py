@@ -16,7 +16,6 @@ from pit_jax import (
     checkpoint,
     claim,
     classifier,
-    demands,
     evaluate,
     metrics,
     optim,
@@ -27,7 +26,7 @@ from pit_jax import (
     tasks,
 )
 from pit_jax.config import label
-from pit_jax.data import identity, pipeline, sources
+from pit_jax.data import identity, pipeline
 from pit_jax.errors import NonFiniteLoss, StopAsked
 from pit_jax.evals import generation, probes
 from pit_jax.evals.context import Context
@@ -50,32 +49,6 @@ class Result:
     parameters: int
     images_per_s: float
     seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class _Data:
-    """The two sources that a run reads; on process 0 also what they are, and what to say of it."""
-
-    training: sources.Source
-    held_out: sources.Source
-    kept: identity.Identity | None = None
-    remarks: Sequence[str] = ()
-
-    @classmethod
-    def open(cls, config: Any) -> "_Data":
-        labelled = demands.reads_labels(config)
-        held_out = sources.load(config.data, config.data.eval_split, labelled)
-        return cls(sources.training(config.data, labelled), held_out)
-
-    @classmethod
-    def of(cls, config: Any, run: rundir.RunDir) -> "_Data":
-        """The same, refused where it is not what the run in `run` learns."""
-        labelled = tasks.build(config).learns_labels
-        origin = identity.check_start(config, run, labelled)
-        data = cls.open(config)
-        found = identity.of_sources(config.data, data.training, data.held_out, origin)
-        remarks = identity.check_counts(found, config, run)
-        return dataclasses.replace(data, kept=found, remarks=remarks)
 
 
 def train(
@@ -116,18 +89,18 @@ def train(
             check_meant(config)
             initial.check(config)
         metrics.check(config)
-        found = _Data.of(config, run)
+        found = identity.open_checked(config, run, tasks.build(config).learns_labels)
         if not begun:
             run.create()
 
     with claim.of_all(run, start):
-        return _train(config, run, found or _Data.open(config), profile, devices)
+        return _train(config, run, found or identity.open_both(config), profile, devices)
 
 
 def _train(
     config: Any,
     run: rundir.RunDir,
-    data: _Data,
+    data: identity.Opened,
     profile: tuple[int, int] | None,
     devices: Sequence[jax.Device] | None,
 ) -> Result:
@@ -213,7 +186,7 @@ def _train(
             writers = stack.enter_context(metrics.Writers(run, config))
             if newest is None:
                 run.write_config(config)
-            identity.keep(run, data.kept)
+            identity.keep(run, data.identity)
             if run.rows():  # of an earlier start, perhaps one that never saved
                 run.cut_rows(first)
             environment = rundir.environment(mesh, jax.process_count())

@@ -9,8 +9,9 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from pit_jax import demands
 from pit_jax.data import latent_origin, latents, sources
 from pit_jax.errors import ConfigError, PitError, StorageError
 from pit_jax.rundir import RunDir
@@ -50,6 +51,38 @@ class Identity:
             f"{named}{self.training.examples:,} examples of {self.training.split} and"
             f" {self.evaluation.examples:,} of {self.evaluation.split}"
         )
+
+
+class Opened(NamedTuple):
+    """The two sources that a run reads; where they were checked also what they are, and lines to
+    say of it."""
+
+    training: sources.Source
+    held_out: sources.Source
+    identity: Identity | None = None
+    remarks: Sequence[str] = ()
+
+
+def open_both(config: Any) -> Opened:
+    """The sources that a config names.
+
+    Raises:
+      ConfigError: as `sources.load`.
+    """
+    read = demands.reads_labels(config)
+    held_out = sources.load(config.data, config.data.eval_split, read)
+    return Opened(sources.training(config.data, read), held_out)
+
+
+def open_checked(config: Any, run: RunDir, labelled: bool) -> Opened:
+    """The same, refused where they are not what the run in `run` learns.
+
+    Args, Raises: as `check_start` and `check_counts`.
+    """
+    origin = check_start(config, run, labelled)
+    opened = open_both(config)
+    found = of_sources(config.data, opened.training, opened.held_out, origin)
+    return opened._replace(identity=found, remarks=check_counts(found, config, run))
 
 
 def of_sources(
@@ -232,8 +265,8 @@ def check_classes(data: Any, run: RunDir) -> None:
         return
     if classes and (differ := difference(known.classes, classes)):
         raise ConfigError(
-            f"{_place(data)} has other classes than {run.path} was trained on: {differ}. Give them"
-            " their names back, or name the set that it was trained on"
+            f"{_place(data)} has other classes than {run.path} was trained on: {differ}. Give the"
+            " classes their names back, or name the set that it was trained on"
         )
 
 

@@ -23,10 +23,10 @@ from pit_jax.weights import (
     huggingface_directory,
     huggingface_mae,
     load,
+    otherwise,
     public_vit,
     tensors,
 )
-from pit_jax.weights.preprocessor import spread
 
 # Fields that decide what a model computes. The sizes among them would be noticed by their
 # shapes, too, but not in words that anybody knows.
@@ -45,13 +45,6 @@ _OF_TASK = {
     "autoencoder": ("autoencoder.channels", "autoencoder.layers", "autoencoder.latent")
     + ("autoencoder.groups", "autoencoder.attends"),
 }
-
-# What a diffusion's network is asked and told. To go over from one to the other is a way of
-# fine-tuning (Stable Diffusion 2 did so from epsilon to v): it is said and not refused.
-_ASKED = ("family", "predict", "schedule", "timesteps")
-
-# Which group of parameters knows classes by their numbers, by task.
-_BY_CLASS = {"classification": "head", "diffusion": "label"}
 
 # What may start afresh: a head for other classes, the norm of averaged tokens, a decoder.
 _MAY_BE_NEW = ("head", "depth_head", "pool_norm", "decoder")
@@ -97,11 +90,11 @@ def state(
     if not config.init_from:
         return fresh
     found = find(config.init_from, config)
-    group, relearnt = of_other_classes(found, config, classes)
+    group, relearnt = otherwise.classes(found.fields, found.classes, config, classes)
     for warning in (
         identity.latents_differ(config),
-        asked_otherwise(found.fields, config),
-        *seen_otherwise(found.fields, config),
+        otherwise.asked(found.fields, config),
+        *otherwise.seen(found.fields, config),
         relearnt,
         found.note,
     ):
@@ -251,100 +244,6 @@ def check_fields(path: str, fields: dict[str, Any], config: Any) -> None:
             )
 
 
-def asked_otherwise(fields: dict[str, Any], config: Any) -> str | None:
-    """A warning where a diffusion starts from one whose network was asked something else.
-
-    Args:
-      fields: of the config that the weights were made with.
-      config: the run's.
-    """
-    if not config.task == fields.get("task") == "diffusion":
-        return None
-    ours = config.diffusion
-    theirs = {name: fields.get(f"diffusion.{name}", ours[name]) for name in _ASKED}
-    flows = "flow" in (ours.family, theirs["family"])  # which have no schedule and no timesteps
-    differs = [
-        f"config.diffusion.{name}={theirs[name]!r}, now {ours[name]!r}"
-        for name in (_ASKED[:2] if flows else _ASKED)
-        if theirs[name] != ours[name]
-    ]
-    if not differs:
-        return None
-    return (
-        f"config.init_from={config.init_from} learnt with {', '.join(differs)}: what its network"
-        " says and is told means something else here"
-    )
-
-
-def of_other_classes(
-    found: Found, config: Any, classes: Sequence[str]
-) -> tuple[str | None, str | None]:
-    """Where weights of the same task know as many classes, but others.
-
-    A class that both name at different numbers makes the numbers mean something else: what was
-    learnt of each is left behind. Names that merely differ may be other words for the same.
-
-    Args:
-      found: the weights.
-      config: the run's.
-      classes: the run's.
-
-    Returns:
-      The group of parameters that starts afresh, if one does, and a warning, if there is need.
-    """
-    theirs, ours = tuple(found.classes), tuple(classes)
-    same_task = found.fields.get("task", "classification") == config.task
-    if not (same_task and config.task in _BY_CLASS and len(theirs) == len(ours)):
-        return None, None
-    if theirs == ours:
-        return None, None
-    group = _BY_CLASS[config.task]
-    said = f"config.init_from={config.init_from} knows other classes"
-    if identity.renumbered(theirs, ours):
-        differ = identity.difference(theirs, ours)
-        return group, f"{said}: {differ}. What it learnt of each ({group}) starts afresh"
-    number = next(i for i, name in enumerate(ours) if name != theirs[i])
-    named = f"{number} is {ours[number]!r} here and {theirs[number]!r} there"
-    return None, f"{said} or calls them otherwise ({named}): its {group} is taken number by number"
-
-
-def seen_otherwise(fields: dict[str, Any], config: Any) -> list[str]:
-    """Warnings where weights learnt from pixels of another mean and standard deviation, and so
-    of another range, or with their channels the other way round.
-
-    Args:
-      fields: of the config that the weights were made with.
-      config: the run's.
-    """
-    ours, names = flatten(config), ("data.mean", "data.std")
-    stored = "latents" in (config.data.name, fields.get("data.name"))
-    embeds = (config.model.embed, fields.get("model.embed"))
-    if stored or "dictionary" in embeds or not all(name in fields for name in names):
-        return []  # which see no pixels, or look colours up
-    found = []
-    if fields.get("data.order") == "BGR":
-        found.append(
-            f"config.init_from={config.init_from} was trained on channels in the order blue, green,"
-            " red; here it is red, green, blue"
-        )
-    channels = config.data.channels
-    theirs, ours = ([spread(x[name], channels) for name in names] for x in (fields, ours))
-    if all(np.allclose(a, b, atol=1e-3) for a, b in zip(theirs, ours, strict=True)):
-        return found
-    said = [
-        f"mean {_numbers(mean)} and standard deviation {_numbers(std)}"
-        for mean, std in (theirs, ours)
-    ]
-    wanted = " ".join(
-        f"--config.{name}='{_numbers(x)}'" for name, x in zip(names, theirs, strict=True)
-    )
-    return [
-        *found,
-        f"config.init_from={config.init_from} was trained on pixels normalised by {said[0]}, here"
-        f" they are by {said[1]}: write {wanted} to show the weights what they know",
-    ]
-
-
 def computed(fields: dict[str, Any], config: Any, params: Any) -> dict[str, np.ndarray]:
     """The table of weights whose model computes its positions, where ours are learned: they
     start from it, as in public MAE's fine-tuning.
@@ -364,12 +263,6 @@ def computed(fields: dict[str, Any], config: Any, params: Any) -> dict[str, np.n
     table = sincos2d((side, side), model.width)[order.indices(model.order, side, model.order_seed)]
     before = len(params["embed"]["position"]) - side**2  # [CLS], which has no place: zeros
     return {"embed/position": np.pad(table, ((before, 0), (0, 0)))}
-
-
-def _numbers(values: np.ndarray) -> str:
-    """(0.5,) or (0.485, 0.456, 0.406), as a config takes it."""
-    found = [f"{x:.4g}" for x in (values[:1] if np.ptp(values) == 0 else values)]
-    return f"({found[0]},)" if len(found) == 1 else f"({', '.join(found)})"
 
 
 def _checkpoints(path: str, field: str) -> Checkpoints:

@@ -18,8 +18,10 @@ _BICUBIC = 3  # PIL's number
 def describe(data: Any) -> dict[str, Any]:
     """What our evaluation does to an image, for transformers' AutoImageProcessor.
 
-    The two agree to the rounding of the resized image; where its longer side comes to no whole
-    number, theirs cuts and ours rounds, so that the centre may lie half a pixel elsewhere.
+    The boxes and filters are the same: exactly so where PIL resizes, else to the grey level that
+    `data.resize` rounds otherwise, a few where bicubic overshoots black or white. But where the
+    longer side comes to 10.67 pixels, theirs makes it 10 and ours 11: transformers has no field for
+    that, and the square lies up to a pixel elsewhere.
 
     Args:
       data: the config's group. Of a copy that squeezed whole images, so does what is described.

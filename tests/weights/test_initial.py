@@ -1,17 +1,20 @@
 """What a run starts from: fields that must agree, positions that are computed, averages."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
 from pit_jax import checkpoint, rundir, step, validation
+from pit_jax.data import identity
 from pit_jax.errors import ConfigError
 from pit_jax.lengths import Clock
 from pit_jax.models import order
 from pit_jax.models.embed import sincos2d
 from pit_jax.parallel import mesh as meshes
 from pit_jax.tasks import build
-from pit_jax.weights import initial, tensors
+from pit_jax.weights import initial, otherwise, tensors
 
 from ..saved_runs import diffusion, save_run
 from ..short_runs import change
@@ -31,13 +34,13 @@ def make(tiny):
     return config
 
 
-def started(config) -> tuple[jax.Array, str]:
+def started(config, classes=()) -> tuple[jax.Array, str]:
     """The state that a run begins with, and what it says about it."""
     mesh = meshes.make_mesh(config.mesh, jax.devices()[:1])
     steps = step.build(build(config), config, mesh, Clock(32, 1, 1))
     said: list[str] = []
     with jax.set_mesh(mesh):
-        return initial.state(config, steps, said.append), "\n".join(said)
+        return initial.state(config, steps, said.append, classes), "\n".join(said)
 
 
 def weights_of(path) -> dict:
@@ -165,7 +168,7 @@ def test_a_diffusion_that_was_asked_something_else_is_said_in_one_line(tmp_path,
     new.sample.sampler = "euler" if new.diffusion.family == "flow" else "ddpm"
     new.init_from = str(tmp_path / "run")
     new = validation.resolve(new)
-    said = initial.asked_otherwise(initial.find(new.init_from, new).fields, new)
+    said = otherwise.asked(initial.find(new.init_from, new).fields, new)
     if not named:
         assert said is None
         return
@@ -215,3 +218,54 @@ def test_the_average_starts_as_the_weights_that_were_loaded(make, tmp_path, thei
     if ours:  # buffers of their own: a step donates both
         both = zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema), strict=True)
         assert all(x.unsafe_buffer_pointer() != y.unsafe_buffer_pointer() for x, y in both)
+
+
+# Weights that know other classes -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "group", "sentence"),
+    [
+        ("ab", "ab", None, None),
+        ("", "ab", None, None),  # nobody knows
+        ("ab", "", None, None),
+        ("abc", "ab", None, None),  # its head has another shape, and is new already
+        ("ab", "ba", "head", "'b' was number 1 and is 0, 'a' was number 0 and is 1. What it"),
+        ("abc", "bcd", "head", "new 'd'; missing 'a'; 'b' was number 1 and is 0"),
+        ("ab", "cd", None, r"\(0 is 'c' here and 'a' there\): its head is taken number by number"),
+    ],
+)
+def test_a_head_for_other_classes_is_said(make, theirs, ours, group, sentence):
+    config = make(task="classification", init_from="there")
+    found = otherwise.classes({"task": "classification"}, theirs, config, ours)
+    assert found[0] == group
+    assert (found[1] is None) == (sentence is None)
+    if sentence:
+        assert re.search(sentence, found[1])
+        assert "\n" not in found[1]
+    assert otherwise.classes({"task": "mae"}, theirs, config, ours) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("task", "group", "leaf"),
+    [("classification", "head", "kernel"), ("diffusion", "label", "table")],
+)
+def test_what_was_learnt_of_renumbered_classes_starts_afresh(make, tmp_path, task, group, leaf):
+    """A head, and a table of labels; what else there is comes along."""
+    fields = {"task": task, "eval__what": ()}
+    if task == "diffusion":
+        fields |= {"model__name": "dit", "sample__steps": 3}
+    save_run(make(**fields), tmp_path / "run")
+    digits = tuple("0123456789")
+    kept = identity.Identity("x", digits, identity.Split("a", 1), identity.Split("b", 1))
+    identity.keep(rundir.RunDir(tmp_path / "run"), kept)
+    new, learnt = make(init_from=str(tmp_path / "run")), weights_of(tmp_path / "run")
+    for classes in (digits, digits[::-1]):
+        state, said = started(new, classes)
+        params = jax.device_get(state.params)
+        assert ("starts afresh" in said) == (classes != digits)
+        same = np.array_equal(params[group][leaf], learnt[group][leaf])
+        assert same == (classes == digits)
+        np.testing.assert_array_equal(
+            params["embed"]["patch"]["bias"], learnt["embed"]["patch"]["bias"]
+        )

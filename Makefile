@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow parity lint clean
+.PHONY: demo test test-slow test-gpu parity lint clean
 
 demo: $(VENV)/.run
 	$(BIN)/pit-jax sweep experiments/demo.py --workdir runs/demo
@@ -17,6 +17,11 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.parity
 	$(BIN)/python -m pytest -m slow
+
+# Compiles for GPUs that are not here; the compiler is in JAX's CUDA wheels, 4.5 GB of them.
+test-gpu: $(VENV)/.test
+	$(PIP) -e '.[test,cuda]'
+	$(BIN)/python -m pytest tests/perf/test_gpu.py
 
 parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -m "parity and not slow"

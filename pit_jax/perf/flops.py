@@ -5,11 +5,14 @@ custom kernels out.
 """
 
 import dataclasses
+import re
 
 from pit_jax.models.sizes import num_kept
 
 # Published dense bf16 peak of one device as jax counts devices, FLOP/s. A device kind
-# matches the first entry whose name it contains.
+# matches the first entry whose name it contains, in whole words but for TPUs ("TPU v5p");
+# "NVIDIA RTX A1000" is no A100. GPUs by NVIDIA's data sheets, where a card of its own name has
+# another clock ("NVIDIA H100 PCIe", "NVIDIA H200 NVL").
 PEAK_FLOPS = {
     "TPU v3": 61.5e12,
     "TPU v4": 275e12,
@@ -19,8 +22,15 @@ PEAK_FLOPS = {
     "TPU v6": 918e12,
     "TPU7x": 1153.5e12,  # half a chip of 2307
     "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "L4": 121e12,
+    "L40S": 362e12,
 }
 
 
@@ -259,5 +269,9 @@ def recomputed(tokens: int, width: int, mlp: int, depth: int, remat: str) -> flo
 
 
 def peak(device_kind: str) -> float | None:
-    """Published bf16 peak of a device, FLOP/s, or None where it is not known."""
-    return next((p for name, p in PEAK_FLOPS.items() if name in device_kind), None)
+    """Published bf16 peak of a device, FLOP/s, or None where it is not known: of a part of a
+    card ("... MIG 1g.10gb"), too."""
+    if "MIG" in device_kind:
+        return None
+    whole = {name: name if "TPU" in name else rf"\b{name}\b" for name in PEAK_FLOPS}
+    return next((p for name, p in PEAK_FLOPS.items() if re.search(whole[name], device_kind)), None)

@@ -110,3 +110,21 @@ def test_forward_flops_are_the_same_number_wherever_they_are_named(tiny):
     named = cost.named()
     assert named["forward_flops"] == cost.forward
     assert set(export.COSTS) == {"parameters", *named}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA RTX A1000", None),  # whose name holds another's
+        ("NVIDIA L40", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+    ],
+)
+def test_a_gpu_has_the_peak_of_its_own_card(kind, expected):
+    assert flops.peak(kind) == expected

@@ -120,7 +120,7 @@ def test_it_learns_and_says_so(pretrained):
     _, path = pretrained
     rows = rundir.RunDir(path).rows()
     losses = [row["train/loss"] for row in rows]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     last = rows[-1]
     assert last["eval/examples"] == 360
     assert 0 < last["eval/loss"] < rows[0]["train/loss"]

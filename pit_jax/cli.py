@@ -21,6 +21,7 @@ from pit_jax.errors import (
     PeerLost,
     PitError,
     Stopped,
+    StorageError,
 )
 
 _PRINT = ("show", "preflight", "bench", "eval", "compare")  # of which nothing else may be left
@@ -291,10 +292,16 @@ def run(argv: Sequence[str]) -> int:
     except Exception as error:
         from pit_jax.parallel import processes
 
-        if not (lost := processes.lost_another(error)):
+        if lost := processes.lost_another(error):
+            print(f"pit-jax: {lost}", file=sys.stderr, flush=True)
+            return PeerLost.exit_code
+        from pit_jax import files
+
+        if not files.of_driver(error):
             raise
-        print(f"pit-jax: {lost}", file=sys.stderr, flush=True)
-        return PeerLost.exit_code
+        reason = _printable(" ".join(str(error).split()) or type(error).__name__)
+        print(f"pit-jax: what lies in the cloud was not reached: {reason}", file=sys.stderr)
+        return StorageError.exit_code
     return 0
 
 

@@ -299,10 +299,16 @@ def run(argv: Sequence[str]) -> int:
     except Exception as error:
         from pit_jax.parallel import processes
 
-        if not (lost := processes.lost_another(error)):
+        if lost := processes.lost_another(error):
+            print(f"pit-jax: {lost}", file=sys.stderr, flush=True)
+            return PeerLost.exit_code
+        from pit_jax import files
+
+        if not files.of_driver(error):
             raise
-        print(f"pit-jax: {lost}", file=sys.stderr, flush=True)
-        return PeerLost.exit_code
+        reason = _printable(" ".join(str(error).split()) or type(error).__name__)
+        print(f"pit-jax: what lies in the cloud was not reached: {reason}", file=sys.stderr)
+        return StorageError.exit_code
     return 0
 
 

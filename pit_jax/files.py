@@ -12,21 +12,27 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 from etils.epath.backend import fsspec_backend
 
-from pit_jax import installation
+from pit_jax import installation, printing
 from pit_jax.errors import ConfigError, PitError, StorageError
 
 _PIECE = 1 << 20
+_SILENT_S = 4.0
+_HEARD: set[str] = set()  # buckets that have answered this process, or were said not to
 _DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}  # packages that read buckets
 for _driver in _DRIVERS.values():
     # They print a traceback of whatever they raise; here it is told in one line.
     logging.getLogger(_driver).setLevel(logging.CRITICAL)
+_OF_DRIVERS = (*_DRIVERS.values(), "fsspec", "aiohttp", "botocore", "aiobotocore")
+_OF_DRIVERS += ("google.api_core", "google.auth", "google.cloud", "google.resumable_media")
 _DIGITS = 18  # of a whole number; a longer one is read as a real number, perhaps infinite
 _URL = re.compile(r"(?:\b[A-Z]+ )?\bhttps?://\S+")  # of a bucket's server; after GET, POST
 # Control characters and lone surrogates, which neither terminals, HTML nor UTF-8 take.
@@ -68,7 +74,8 @@ def check_place(path: str | os.PathLike, called: str = "the path") -> None:
     if importlib.util.find_spec("tensorflow") is None:  # epath takes it where it is installed
         try:
             _list_anew(scheme)
-            fsspec_backend.fs(path)
+            with _awaited(path, answers=False):  # asks for credentials, and so for a network
+                fsspec_backend.fs(path)
         except ImportError:
             raise ConfigError(
                 f"{called} {path}: {scheme}:// is read by a package that is missing here:"
@@ -208,7 +215,8 @@ def told(path: epath.PathLike, what: str = "written") -> Iterator[None]:
       StorageError: if the block fails because of the place.
     """
     try:
-        yield
+        with _awaited(path):
+            yield
     except PitError:
         raise
     except OSError as error:
@@ -217,6 +225,44 @@ def told(path: epath.PathLike, what: str = "written") -> Iterator[None]:
         if not in_bucket(path):
             raise
         raise storage_error(path, error, what) from None
+
+
+def of_driver(error: BaseException | None) -> bool:
+    """Whether an error comes out of what speaks with buckets, rather than of a mistake here."""
+    while error is not None:
+        if type(error).__module__.startswith(_OF_DRIVERS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextlib.contextmanager
+def _awaited(path: epath.PathLike, answers: bool = True) -> Iterator[None]:
+    """Says what is waited for where a bucket is silent: its drivers try for a minute.
+
+    Args:
+      answers: whether the block ending well, or finding nothing, means that the bucket is there.
+    """
+    bucket = "/".join(os.fspath(path).split("/")[:3]) if in_bucket(path) else ""
+    if not bucket or bucket in _HEARD:
+        yield
+        return
+    line = f"waiting for {bucket} to answer: is there a network, and are there credentials?"
+    timer = threading.Timer(_SILENT_S, lambda: printing.line(line, sys.stderr))
+    timer.daemon = True
+    timer.start()
+    heard = answers
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except BaseException:
+        heard = False
+        raise
+    finally:
+        if heard or not timer.is_alive():  # answered, or said: once is enough
+            _HEARD.add(bucket)
+        timer.cancel()
 
 
 def storage_error(path: epath.PathLike, error: Exception, what: str = "written") -> StorageError:

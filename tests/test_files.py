@@ -3,10 +3,12 @@
 import logging
 import math
 import os
+import time
 
 import pytest
 
-from pit_jax import files
+from pit_jax import cli, files
+from pit_jax.data import sources
 from pit_jax.errors import ConfigError, StorageError
 
 
@@ -117,3 +119,55 @@ def test_a_bucket_out_of_reach_is_told_by_us_alone(caplog):
         logging.getLogger("gcsfs").exception("out of retries")
         logging.getLogger("gcsfs.credentials").warning("no credentials")
     assert not caplog.records
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """A bucket that takes its time to answer, as one without a network does: a minute."""
+    monkeypatch.setattr(files, "_SILENT_S", 0.01)
+    monkeypatch.setattr(files, "_HEARD", set())
+    return files
+
+
+def out_of_reach(path) -> None:
+    with files.told(path, "read"):
+        time.sleep(0.1)
+        raise OSError("no network")
+
+
+def test_a_bucket_that_is_silent_is_said_to_be_waited_for_once(silent, capsys):
+    for name in ("a", "b"):
+        with pytest.raises(StorageError):
+            out_of_reach(f"gs://silent/{name}")
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("waiting for gs://silent to answer: is there a network")
+
+
+def test_a_bucket_that_has_answered_is_not_waited_for(silent, capsys):
+    with pytest.raises(StorageError), silent.told("gs://there/a", "read"):
+        raise FileNotFoundError("a")
+    with silent.told("gs://there/large"):
+        time.sleep(0.1)
+    with silent.told("/a/disk"):
+        time.sleep(0.05)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_driver_raises_anywhere_is_a_storage_fault(monkeypatch, capsys):
+    import aiohttp
+
+    def show(args, overrides):
+        """Shows."""
+        raise aiohttp.ClientConnectionError("no network")
+
+    monkeypatch.setattr(cli, "show", show)
+    assert cli.run(["show", "--config", "gs://b/x"]) == 5
+    said = capsys.readouterr().err
+    assert said == "pit-jax: what lies in the cloud was not reached: no network\n"
+
+
+@pytest.mark.parametrize("name", ["folder", "cifar10", "latents", "cifar10@32"])
+def test_data_in_a_bucket_is_refused_by_name(name, tiny):
+    tiny.data.update(name=name, dir="gs://bucket/data")
+    with pytest.raises(ConfigError, match=r"data\.dir=gs://bucket/data: data is read from a disk"):
+        sources.open_split(tiny.data, "train")

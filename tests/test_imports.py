@@ -10,7 +10,8 @@ ROOT = pathlib.Path(__file__).parent.parent / "pit_jax"
 # Each room may import those before it and itself: the house is read from the bottom up.
 ORDER = [
     {"errors", "installation", "__init__", "__version__", "beat"},
-    {"files", "runvalues", "printing", "signals"},
+    {"printing", "signals"},
+    {"files", "runvalues"},
     {"sums"},
     {"diffusion"},
     {"lengths", "field", "fields", "config", "data.known"},

@@ -132,6 +132,11 @@ def load(data: Any, split: str, labelled: bool | None = True) -> Source:
 
 def open_split(data: Any, split: str) -> Source:
     """The same whatever number of classes the config expects."""
+    if "://" in str(data.dir):  # of which a path would be a folder beside the program
+        raise ConfigError(
+            f"config.data.dir={data.dir}: data is read from a disk. Mount the bucket, or copy the"
+            " data, and name its path"
+        )
     if known.copy_of(data.name):
         from pit_jax.data.copies import CopySource
 

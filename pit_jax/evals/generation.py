@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from pit_jax import rundir
+from pit_jax import files, rundir
 from pit_jax.data import latent_origin
 from pit_jax.errors import ConfigError, PitError
 from pit_jax.evals import generator, networks, real_images
@@ -106,7 +106,9 @@ def _check_shared(config: Any) -> None:
     """Refuses files that some processes have and others do not, who would wait for each other."""
     for name in ("features", "reference"):
         path = config.eval[name]
-        sees = leader.on_all(bool(path) and epath.Path(path).exists())
+        with files.told(path, "read"):
+            there = bool(path) and epath.Path(path).exists()
+        sees = leader.on_all(there)
         if any(sees) and not all(sees):
             raise ConfigError(
                 f"config.eval.{name}={path} is not there for process {sees.index(False)}: name a"

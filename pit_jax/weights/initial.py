@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from pit_jax import files
 from pit_jax.checkpoint import Checkpoints
 from pit_jax.config import flatten
 from pit_jax.data import identity
@@ -155,8 +156,11 @@ def find(path: str, config: Any) -> Found:
       ConfigError: if there are no weights, or not of `config.init_task`, or of a model that
         computes something else than the config's.
     """
+    files.check_place(path, "config.init_from")
     source = epath.Path(path)
-    if not source.exists():
+    with files.told(path, "read"):
+        there = source.exists()
+    if not there:
         raise ConfigError(f"config.init_from={path} does not exist")
     if source.is_dir() and huggingface_directory.is_one(source):
         fields = huggingface_directory.fields(source)

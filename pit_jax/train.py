@@ -218,11 +218,14 @@ def _train(
             values = {k: float(v) for k, v in jax.device_get(values).items()}
             if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
                 saved.finish()
+                # This directory goes on with none of these changed.
+                state = f"; with another rate alone also from config.resume={run.path}"
                 raise NonFiniteLoss(
                     f"step {number}: loss {values['loss']}, gradient norm {values['grad_norm']};"
                     f" last finite values {last_finite or 'none'};"
                     f" the checkpoints before it stay: {saved.steps() or 'none'}. A lower"
-                    " config.optim.lr, more config.optim.warmup or config.optim.clip may help"
+                    " config.optim.lr, more config.optim.warmup or config.optim.clip may help,"
+                    f" in another --workdir{state if saved.steps() else ''}"
                 )
             last_finite = {"step": number, **{k: values[k] for k in ("loss", "grad_norm")}}
             rate, left = meter.rate(), meter.left(total - number)

@@ -234,10 +234,13 @@ def _train(
 
         def not_finite(number: int, found: str) -> NonFiniteLoss:
             saved.finish()
+            # This directory goes on with none of these changed.
+            state = f"; with another rate alone also from config.resume={run.path}"
             return NonFiniteLoss(
                 f"step {number}: {found}; last finite values {last_finite or 'none'};"
                 f" the checkpoints before it stay: {saved.steps() or 'none'}. A lower"
-                " config.optim.lr, more config.optim.warmup or config.optim.clip may help"
+                " config.optim.lr, more config.optim.warmup or config.optim.clip may help,"
+                f" in another --workdir{state if saved.steps() else ''}"
             )
 
         def log(number: int, values: dict[str, float], extra: dict[str, float] | None) -> None:

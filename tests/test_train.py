@@ -187,6 +187,11 @@ def test_a_loss_that_explodes_stops_the_run(resolved, tmp_path, one_device):
     bad = int(str(stop.value).split()[1].rstrip(":"))
     saved = checkpoint.Checkpoints(rundir.RunDir(tmp_path))
     assert saved.newest_intact() == bad - 1
+    # Here nothing of that can be done: another rate is another run.
+    assert "may help, in another --workdir; with another rate" in str(stop.value)
+    assert str(stop.value).endswith(f"config.resume={tmp_path}")
+    with pytest.raises(ConfigError, match="already holds another run"):
+        train(copy(wild, optim__lr=1e-9), tmp_path, devices=one_device)
 
 
 def test_whole_state_and_weights_of_another_run(undisturbed, config, tmp_path, one_device):

@@ -136,7 +136,10 @@ def require_room(config: Any, task: Any, steps: Any, linear: bool) -> None:
     )
     if fits > 0:
         raise ConfigError(f"{line}write config.eval.views={fits} or less")
-    raise ConfigError(f"{line}leave the probe out, or train on fewer by config.data.per_class")
+    raise ConfigError(
+        f"{line}leave the probe out, or train on fewer by config.data.per_class in another"
+        " --workdir"
+    )
 
 
 def machine_memory() -> float:

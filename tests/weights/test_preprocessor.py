@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pit_jax import validation
-from pit_jax.data import resize
+from pit_jax import rundir, validation
+from pit_jax.data import identity, resize
 from pit_jax.data.augmentation import normalise
 from pit_jax.errors import ConfigError
-from pit_jax.weights import huggingface_directory, initial, otherwise, preprocessor, tensors
+from pit_jax.weights import (
+    exchange,
+    huggingface_directory,
+    initial,
+    otherwise,
+    preprocessor,
+    tensors,
+)
 
+from ..saved_runs import save_run
 from .test_huggingface import our_weights
 
 
@@ -145,8 +153,6 @@ def test_an_export_that_cannot_be_writes_nothing(make, tmp_path):
 
 
 def test_names_and_pixels_go_through_an_import(make, tmp_path):
-    from pit_jax.weights import exchange
-
     config = make(channels=3, mean=(0.4,), std=(0.3,))
     names = [f"kind {number}" for number in range(config.data.num_classes)]
     huggingface_directory.write(tmp_path / "hf", our_weights(config), config, names)
@@ -158,3 +164,19 @@ def test_names_and_pixels_go_through_an_import(make, tmp_path):
     found = initial.find(target, config)
     assert list(found.classes) == names
     assert otherwise.seen(found.fields, config) == []
+
+
+def test_a_run_exports_the_names_it_kept(make, tmp_path):
+    config, digits = make(), tuple("0123456789")
+    names = tuple(f"digit {number}" for number in digits)
+    save_run(config, tmp_path / "run")
+    splits = identity.Split("train", 1437), identity.Split("test", 360)
+    identity.keep(rundir.RunDir(tmp_path / "run"), identity.Identity("x", names, *splits))
+    for layout, target in (("huggingface", "hf"), ("pit_jax", "ours.safetensors")):
+        exchange.export_weights(
+            str(tmp_path / "run"), str(tmp_path / target), layout, lambda _: None
+        )
+        assert tuple(initial.find(str(tmp_path / target), config).classes) == names
+    said = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert said["id2label"]["3"] == "digit 3"
+    assert (tmp_path / "hf" / preprocessor.FILE).exists()

@@ -152,26 +152,14 @@ def test_the_newest_and_the_best_stay(tmp_path):
     assert saved.steps() == [2, 4, 5]
     assert saved.best_step() == 2
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
-    assert saved.would_be_best(0.91)
-    assert not saved.would_be_best(0.9)
-    assert not saved.would_be_best(None)
+    assert saved.would_be_best({"eval/accuracy": 0.91})
+    assert not saved.would_be_best({"eval/accuracy": 0.9})
+    assert not saved.would_be_best({})
     again = checkpoint.Checkpoints(rundir.RunDir(tmp_path), keep_best=1)
     assert again.newest_intact() == 5
-    assert again.would_be_best(0.91)
-    assert not again.would_be_best(0.9)
-
-
-@pytest.mark.parametrize(
-    ("evaluation", "expected"),
-    [
-        ({"eval/accuracy": 0.5, "eval/loss": 3.0}, 0.5),
-        ({"eval/rmse": 0.72}, -0.72),
-        ({"eval/rmse": float("nan")}, None),
-        ({"eval/loss": 0.1}, None),
-    ],
-)
-def test_more_accuracy_and_less_error_are_better(evaluation, expected):
-    assert checkpoint.score(evaluation) == expected
+    assert again.would_be_best({"eval/accuracy": 0.91})
+    assert not again.would_be_best({"eval/accuracy": 0.9})
+    assert again.would_be_best({"eval/loss": 3.0})  # of other evaluations, to begin with
 
 
 def test_another_state_is_refused(two):

@@ -12,7 +12,7 @@ ORDER = [
     {"errors", "__init__", "__version__", "beat"},
     {"files", "runvalues"},
     {"diffusion"},
-    {"lengths", "field", "fields", "config", "data.known"},
+    {"lengths", "field", "fields", "config", "data.known", "judge"},
     {"parallel"},
     {"values", "validation", "derived", "demands", "generative_demands"}
     | {"models.sizes", "models.mask"},

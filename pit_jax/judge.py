@@ -53,7 +53,8 @@ class Metric:
         return f"{value * (100 if share else 1):{self.form}} {self.unit}".rstrip()
 
 
-_PROBED = ("classification", "mae", "diffusion", "autoregressive")  # whose features may be
+# Whose features a linear classifier may be trained on.
+_PROBED = ("classification", "mae", "diffusion", "autoregressive")
 METRICS = (
     Metric("accuracy", 1, "accuracy", ("classification",), ("accuracy",), ".1f", "%"),
     Metric("rmse", -1, "RMSE", ("depth",), ("depth",), ".3f", "m"),

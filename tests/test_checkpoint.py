@@ -162,6 +162,21 @@ def test_the_newest_and_the_best_stay(tmp_path):
     assert again.would_be_best({"eval/loss": 3.0})  # of other evaluations, to begin with
 
 
+def test_the_best_stays_where_less_is_better_and_by_what_the_newest_is_judged(tmp_path):
+    """As of masked autoencoding and diffusion; and after resuming with other evaluations."""
+    saved = checkpoint.Checkpoints(rundir.RunDir(tmp_path), keep=1, keep_best=1)
+    for step, loss in {1: 0.5, 2: 0.2, 3: 0.3}.items():
+        saved.save(step, state(step), {"eval/loss": loss})
+    saved.finish()
+    assert saved.steps() == [2, 3]
+    assert saved.best_step() == 2
+    for step, fid in {4: 30.0, 5: 40.0}.items():
+        assert saved.would_be_best({"eval/fid": fid}) == (step == 4)
+        saved.save(step, state(step), {"eval/fid": fid, "eval/loss": 0.1})
+    saved.finish()
+    assert saved.steps() == [4, 5]
+
+
 def test_another_state_is_refused(two):
     other = shapes() | {"w": jax.ShapeDtypeStruct((3, 3), jnp.float32)}
     sentence = r"checkpoint 2 in .* is of another model: w is \(40, 30\), the .* it \(3, 3\)"

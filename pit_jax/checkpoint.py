@@ -24,22 +24,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from pit_jax import files, sums
+from pit_jax import files, judge, sums
 from pit_jax.errors import ConfigError, PitError, StorageError
 from pit_jax.parallel.rules import path_of
 from pit_jax.rundir import RunDir
 
-# Which evaluation says what the best checkpoint is, and whether more of it is better.
-_BEST = {"eval/accuracy": 1, "eval/rmse": -1}
 # What orbax writes beside the numbers: 0.2 MB measured for a hundred arrays, and room for
 # the pieces that it merges at the end.
 _OVERHEAD = 1 << 19
-
-
-def score(evaluation: dict[str, float]) -> float | None:
-    """How good an evaluation found a run, the larger the better; None if it does not say."""
-    found = (sign * evaluation[name] for name, sign in _BEST.items() if name in evaluation)
-    return next((value for value in found if math.isfinite(value)), None)
 
 
 class Checkpoints:
@@ -55,7 +47,7 @@ class Checkpoints:
         self._pending: concurrent.futures.Future | None = None
         # Kept here and not read from the manifests, which process 0 writes in the
         # background: all processes must decide alike whether to save.
-        self._best_saved = -math.inf
+        self._best_saved: dict[str, float] = {}  # by what judged it
 
     # Saving ---------------------------------------------------------------------------
 
@@ -72,9 +64,9 @@ class Checkpoints:
             self._checkpointer.save(self._root / str(step), state)
         except Exception as error:  # orbax wraps a full disk in many types
             raise self._failed(step, error) from None
-        found = score(metrics)
-        if found is not None:
-            self._best_saved = max(self._best_saved, found)
+        if found := judge.score(metrics):
+            name, value = found
+            self._best_saved[name] = max(value, self._best_saved.get(name, -math.inf))
         self._pending = self._thread.submit(self._commit, step, _shapes(state), metrics)
 
     def poll(self) -> None:
@@ -162,14 +154,24 @@ class Checkpoints:
         scores = self._scores()
         return max(scores, key=lambda s: (scores[s], s)) if scores else None
 
-    def would_be_best(self, score: float | None) -> bool:
-        """Whether a checkpoint with this score would be kept for being the best."""
-        return bool(self._keep_best and score is not None and score > self._best_saved)
+    def would_be_best(self, evaluation: dict[str, float]) -> bool:
+        """Whether a checkpoint with this evaluation would be kept for being the best."""
+        found = judge.score(evaluation)
+        if not self._keep_best or found is None:
+            return False
+        name, value = found
+        return value > self._best_saved.get(name, -math.inf)
 
     def _scores(self) -> dict[int, float]:
+        """Those by what judges the newest: a run may have been resumed with other evaluations."""
+        judged = self._judged()
+        newest = judged[max(judged)][0] if judged else ""
+        return {s: value for s, (name, value) in judged.items() if name == newest}
+
+    def _judged(self) -> dict[int, tuple[str, float]]:
         manifests = {s: self._manifest(s) or {} for s in self.steps()}
-        scores = {s: score(m.get("metrics", {})) for s, m in manifests.items()}
-        return {s: found for s, found in scores.items() if found is not None}
+        scores = {s: judge.score(m.get("metrics", {})) for s, m in manifests.items()}
+        return {s: found for s, found in scores.items() if found}
 
     def verify(self, step: int) -> list[str]:
         """What is wrong with the checkpoint of `step`; empty if it is intact."""
@@ -193,7 +195,9 @@ class Checkpoints:
           StorageError: if there are checkpoints and none is intact.
         """
         found = self._agree_on_newest(report, repair)
-        self._best_saved = max(self._scores().values(), default=-math.inf)
+        self._best_saved = {}
+        for name, value in self._judged().values():
+            self._best_saved[name] = max(value, self._best_saved.get(name, -math.inf))
         return found
 
     def _agree_on_newest(self, report: Any, repair: bool) -> int | None:

@@ -404,7 +404,7 @@ FIELDS: dict[str, F] = {
     "eval.neighbours": F(20, "that vote in the nearest-neighbour probe", low=1),
     "checkpoint.every": F("10%", "between checkpoints; the last step is always saved", length=True),
     "checkpoint.keep": F(2, "newest checkpoints that stay", low=1),
-    "checkpoint.keep_best": F(1, "checkpoints of best accuracy or RMSE that stay too", low=0),
+    "checkpoint.keep_best": F(1, "checkpoints that stay for being the best too, by what judges the task: accuracy, RMSE, ...", low=0),
     "launch.heartbeat_s": F(100, "seconds until a silent process counts as dead", low=10),
     "launch.retries": F(5, "crashes without a new checkpoint between them until a run is given up", low=0),
     "launch.hang_s": F(1800, "seconds without a step until a run counts as hung; 0 = never", low=0),

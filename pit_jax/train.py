@@ -17,6 +17,7 @@ from pit_jax import (
     claim,
     classifier,
     evaluate,
+    judge,
     metrics,
     optim,
     outcome,
@@ -173,7 +174,7 @@ def _train(
         # Stopped in its last evaluation it is trained, but not done.
         unmeasured = first == total and not result and run.status().get("state") != "done"
         if first >= total and not unmeasured:
-            say(f"{run.path} is done: step {first} of {total}. {_describe(result)}")
+            say(f"{run.path} is done: step {first} of {total}. {judge.told(result)}")
             if writes:  # a kill after the last checkpoint may have come before this line
                 run.write_status(state="done", exit_code=0, step=first, result=result)
             return Result(str(run.path), first, result, parameters, 0.0, 0.0)
@@ -251,7 +252,7 @@ def _train(
             if number % config.train.log_every == 0 or extra is not None:
                 row = {f"train/{k}": v for k, v in values.items()} | meter.row() | row
                 row["perf/left_s"] = round(left, 1)
-                progress.line(number, values["loss"], rate, left, _describe(extra))
+                progress.line(number, values["loss"], rate, left, judge.told(extra or {}))
             if row and writers:
                 writers.write(number, row)
 
@@ -305,7 +306,7 @@ def _train(
                         last_eval = extra = evaluation(number)
                     except StopAsked as stop:  # of half an evaluation nothing is logged
                         asked = saves = stop.signal
-                saves = saves or saved.would_be_best(checkpoint.score(extra or {}))
+                saves = saves or saved.would_be_best(extra or {})
                 log(number, values, extra)
                 if saves:
                     with meter.aside("checkpoint"):
@@ -320,7 +321,7 @@ def _train(
                     last_eval = evaluation(total)
                 except StopAsked as stop:
                     raise signals.stopped(stop.signal, f"saved at step {total}") from None
-                say(f"step {total} of {total}. {_describe(last_eval)}")
+                say(f"step {total} of {total}. {judge.told(last_eval)}")
                 if writers:
                     writers.write(total, last_eval)
         finally:
@@ -334,21 +335,6 @@ def _train(
         status.done(last_eval)
         seconds = time.time() - started
     return Result(str(run.path), total, last_eval, parameters, meter.mean_rate(), seconds)
-
-
-def _describe(evaluation: dict[str, float] | None) -> str:
-    """ "accuracy 96.4 %", "RMSE 0.72", or else "held-out loss 0.1234"; empty without values."""
-    values = {name.removeprefix("eval/"): value for name, value in (evaluation or {}).items()}
-    shown = [
-        f"{name.replace('_', ' ')} {100 * value:.1f} %"
-        for name, value in values.items()
-        if name.endswith("accuracy") or name == "accuracy_top5"
-    ]
-    if "rmse" in values:
-        shown.insert(0, f"RMSE {values['rmse']:.3f}")
-    elif "loss" in values and "accuracy" not in values:
-        shown.insert(0, f"held-out loss {values['loss']:.4f}")
-    return ", ".join(shown)
 
 
 def _devices(mesh: jax.sharding.Mesh) -> str:

@@ -156,26 +156,29 @@ def test_the_newest_and_the_best_stay(tmp_path):
     assert saved.steps() == [2, 4, 5]
     assert saved.best_step() == 2
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
-    assert saved.would_be_best(0.91)
-    assert not saved.would_be_best(0.9)
-    assert not saved.would_be_best(None)
+    assert saved.would_be_best({"eval/accuracy": 0.91})
+    assert not saved.would_be_best({"eval/accuracy": 0.9})
+    assert not saved.would_be_best({})
     again = checkpoint.Checkpoints(rundir.RunDir(tmp_path), keep_best=1)
     assert again.newest_intact() == 5
-    assert again.would_be_best(0.91)
-    assert not again.would_be_best(0.9)
+    assert again.would_be_best({"eval/accuracy": 0.91})
+    assert not again.would_be_best({"eval/accuracy": 0.9})
+    assert again.would_be_best({"eval/loss": 3.0})  # of other evaluations, to begin with
 
 
-@pytest.mark.parametrize(
-    ("evaluation", "expected"),
-    [
-        ({"eval/accuracy": 0.5, "eval/loss": 3.0}, 0.5),
-        ({"eval/rmse": 0.72}, -0.72),
-        ({"eval/rmse": float("nan")}, None),
-        ({"eval/loss": 0.1}, None),
-    ],
-)
-def test_more_accuracy_and_less_error_are_better(evaluation, expected):
-    assert checkpoint.score(evaluation) == expected
+def test_the_best_stays_where_less_is_better_and_by_what_the_newest_is_judged(tmp_path):
+    """As of masked autoencoding and diffusion; and after resuming with other evaluations."""
+    saved = checkpoint.Checkpoints(rundir.RunDir(tmp_path), keep=1, keep_best=1)
+    for step, loss in {1: 0.5, 2: 0.2, 3: 0.3}.items():
+        saved.save(step, state(step), {"eval/loss": loss})
+    saved.finish()
+    assert saved.steps() == [2, 3]
+    assert saved.best_step() == 2
+    for step, fid in {4: 30.0, 5: 40.0}.items():
+        assert saved.would_be_best({"eval/fid": fid}) == (step == 4)
+        saved.save(step, state(step), {"eval/fid": fid, "eval/loss": 0.1})
+    saved.finish()
+    assert saved.steps() == [4, 5]
 
 
 def test_another_state_is_refused(two):

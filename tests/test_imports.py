@@ -14,7 +14,7 @@ ORDER = [
     {"files", "runvalues"},
     {"sums"},
     {"diffusion"},
-    {"lengths", "field", "fields", "config", "data.known"},
+    {"lengths", "field", "fields", "config", "data.known", "judge"},
     {"parallel"},
     {"values", "validation", "derived", "demands", "generative_demands"}
     | {"models.sizes", "models.mask"},

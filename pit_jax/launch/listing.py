@@ -17,7 +17,7 @@ import rich.console
 import rich.markup
 import rich.table
 
-from pit_jax import files
+from pit_jax import files, judge
 from pit_jax.errors import PitError
 from pit_jax.launch import known, records
 from pit_jax.launch.known import Known
@@ -258,7 +258,8 @@ def _result(progress: Progress | None) -> str:
         return ""
     if found := progress.main():
         name, value = found
-        return f"{100 * value:.1f} %" if name == "accuracy" else f"{name} {value:.4g}"
+        text = judge.shown(f"eval/{name}", value)
+        return text if name == "accuracy" else f"{name} {text}"
     return "" if progress.loss is None else f"loss {progress.loss:.3g}"
 
 

@@ -11,6 +11,7 @@ import rich.markup
 import rich.table
 import rich.text
 
+from pit_jax import judge
 from pit_jax.metrics import duration
 from pit_jax.study import space
 from pit_jax.study.points import Point
@@ -165,7 +166,8 @@ def _number(job: Job) -> str:
     if found is None:
         return ""
     name, value = found
-    return f"{100 * value:.1f} %" if name == "accuracy" else f"{name} {value:.4g}"
+    text = judge.shown(f"eval/{name}", value)
+    return text if name == "accuracy" else f"{name} {text}"
 
 
 def _summary(jobs: Sequence[Job], shown: Sequence[Job], at_once: int) -> rich.text.Text:

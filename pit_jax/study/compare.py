@@ -8,15 +8,12 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pit_jax import judge
 from pit_jax.errors import ConfigError
 from pit_jax.study import groups, provenance, statistics
 from pit_jax.study.collect import Collection, Run, collect
 from pit_jax.study.groups import Group
 from pit_jax.study.space import RUNS
-
-# What a task is judged by if nobody says: the first that every run has.
-MAIN = ("eval/accuracy", "eval/rmse", "eval/fid", "eval/distance", "eval/linear_accuracy")
-MAIN += ("eval/loss",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +145,7 @@ def compare(
 
 def factor(metric: str) -> float:
     """What a metric is multiplied by where people read it: shares become per cent."""
-    return 100.0 if "accuracy" in metric else 1.0
+    return 100.0 if judge.is_share(metric) else 1.0
 
 
 def unit(metric: str) -> str:
@@ -219,7 +216,7 @@ def _metric(runs: Sequence[Run], metric: str) -> str:
             hint = f"; did you mean {near[0]}? There are {', '.join(sorted(every))}" if near else ""
             raise ConfigError(f"--metric {metric}: no run has it{hint}")
         return metric
-    ways = [[n for n in MAIN if n in names] for names in (metrics(runs), every)]
+    ways = [judge.ordered(names) for names in (metrics(runs), every)]
     other = [name for name in every if name.startswith("eval/")] or every
     if not other:
         raise ConfigError(f"{runs[0].path} was never evaluated: there is no metric to compare")

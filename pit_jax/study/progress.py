@@ -6,12 +6,9 @@ import os
 import time
 from typing import Any
 
-from pit_jax import files, runvalues
+from pit_jax import files, judge, runvalues
 from pit_jax.errors import StorageError
 from pit_jax.rundir import RunDir
-
-# The number that a table shows of a run: the first of these that it has, else any.
-_MAIN = ("eval/accuracy", "eval/rmse", "eval/fid", "eval/loss")
 
 
 @dataclasses.dataclass
@@ -58,8 +55,8 @@ class Progress:
         return max(0.0, left - (time.time() - when))
 
     def main(self) -> tuple[str, float] | None:
-        """The number that a table shows: ("accuracy", 0.97)."""
-        names = [name for name in (*_MAIN, *self.evaluation) if name in self.evaluation]
+        """The number that a table shows, of what judges the run or else any: ("accuracy", 0.97)."""
+        names = [*judge.ordered(self.evaluation), *self.evaluation]
         return (names[0].removeprefix("eval/"), self.evaluation[names[0]]) if names else None
 
     def _new_rows(self) -> list[dict[str, Any]]:

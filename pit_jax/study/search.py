@@ -1,6 +1,6 @@
 """Adaptive search over a declared space, by Optuna (https://optuna.org): `sweep --search N`.
 
-    objective = "eval/accuracy"  # as large as possible; "-eval/loss" as small as possible
+    objective = "eval/accuracy"  # as large as possible; "-eval/loss" as small; or the task's
     def space():
         return {"optim.lr": log_uniform(1e-4, 1e-2), "model.patch": choice(1, 2)}
 
@@ -19,7 +19,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pit_jax import configfile, installation
+from pit_jax import configfile, installation, judge
 from pit_jax.errors import ConfigError
 from pit_jax.parallel import processes
 from pit_jax.study import board, distributions, points, scheduler, space
@@ -124,13 +124,19 @@ class Declared:
         self._resolve = Resolver(self.file, words)
         self.space: Mapping[str, Distribution] = self.file.call("space", optional=True)
         distributions.check(spec, self.space)
-        objective = getattr(self.file.module, "objective", "eval/accuracy")
+        objective = getattr(self.file.module, "objective", None)
+        objective = self._usual() if objective is None else objective
         if not isinstance(objective, str) or not objective.removeprefix("-").startswith("eval/"):
             raise ConfigError(
                 f"{spec}: objective={objective!r} should be the name of an evaluation such as"
                 ' "eval/accuracy", or "-eval/loss" for one that should be small'
             )
         self.objective, self.metric = objective, objective.removeprefix("-")
+
+    def _usual(self) -> str:
+        """What judges the task of the file's config."""
+        base = configfile.override(self.file.config(), self.words)
+        return judge.objective(base.task, base.eval.what)
 
     def config(self, overrides: space.Overrides) -> Any:
         """The resolved config of a trial; ConfigError if it is not possible."""

@@ -84,7 +84,7 @@ def check_place(path: str | os.PathLike, called: str = "the path") -> None:
 
 
 def check_name(path: str | os.PathLike, called: str = "the path") -> None:
-    """Refuses names in which checkpoints would not lie: in which libraries see a pattern.
+    """Refuses names under which checkpoints would not be found again.
 
     Orbax looks for what it has written by a glob pattern, which [1e-3] in a name makes another
     one; TensorStore takes \\ for a separator, and no name that is not UTF-8.
@@ -93,11 +93,24 @@ def check_name(path: str | os.PathLike, called: str = "the path") -> None:
       ConfigError: naming the characters.
     """
     text = os.fspath(path)
-    wrong = sorted({c for c in text if c in "*?[\\" or "\ud800" <= c <= "\udfff"})
-    if wrong:
-        shown = " ".join(c if c.isprintable() else "bytes that are not UTF-8" for c in wrong[:3])
+    if wrong := sorted({c for c in text if c in "*?[\\"}):
         raise ConfigError(
-            f"{called} {printable(text)}: no checkpoint can be written under a name with {shown}:"
+            f"{called} {printable(text)}: no checkpoint can be written under a name with"
+            f" {' '.join(wrong)}: name another directory"
+        )
+    check_text(path, called)
+
+
+def check_text(path: str | os.PathLike, called: str = "the path") -> None:
+    """Refuses names that libraries which are not Python's cannot be given.
+
+    Raises:
+      ConfigError: if it is not UTF-8.
+    """
+    text = os.fspath(path)
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise ConfigError(
+            f"{called} {printable(text)}: nothing can be written under a name that is not UTF-8:"
             " name another directory"
         )
 

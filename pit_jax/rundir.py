@@ -219,8 +219,28 @@ class RunDir:
         return known
 
     def write_status(self, **fields: Any) -> None:
+        """Changes fields of status.json.
+
+        On a full disk there is no room for a new file, but for the new words in the old one.
+        """
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self.write("status.json", json.dumps({**self.status(), **fields, "time": now}) + "\n")
+        content = json.dumps({**self.status(), **fields, "time": now}) + "\n"
+        try:
+            self.write("status.json", content)
+        except StorageError:
+            self.guard()
+            there = files.replaceable(self.path / "status.json")
+            if files.in_bucket(there):
+                raise
+            try:
+                with open(there, "r+b") as file:
+                    file.write(content.encode())
+                    file.truncate()
+            except OSError:
+                pass
+            else:
+                return
+            raise
 
     def newest_saved(self) -> int:
         """The newest step that has a checkpoint, 0 for none, or if that cannot be told."""

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pit_jax import cli, files
-from pit_jax.data import sources
+from pit_jax.data import latents, sources, store
 from pit_jax.errors import ConfigError, StorageError
 
 
@@ -171,3 +171,8 @@ def test_data_in_a_bucket_is_refused_by_name(name, tiny):
     tiny.data.update(name=name, dir="gs://bucket/data")
     with pytest.raises(ConfigError, match=r"data\.dir=gs://bucket/data: data is read from a disk"):
         sources.open_split(tiny.data, "train")
+
+
+def test_a_name_that_array_record_cannot_be_given_is_refused():
+    with pytest.raises(ConfigError, match="under a name that is not UTF-8"):
+        store.local(os.fsdecode(b"a\xffb"), latents.KIND)

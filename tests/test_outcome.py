@@ -92,6 +92,19 @@ def test_a_state_that_is_not_finite_is_neither_evaluated_nor_saved(
     assert not (tmp_path / "run" / "checkpoints" / "2").exists()
 
 
+def test_a_full_disk_still_takes_the_words(tmp_path, monkeypatch):
+    """Where a new file of the same size would not fit."""
+    run = rundir.RunDir(tmp_path)
+    full = pytest.raises(StorageError, match="the disk is full")
+    with full, outcome.Outcome(run, 3, writes=True) as status:
+        status.running(total=9)
+        monkeypatch.setattr(rundir.files, "write", broken)
+        run.write("env.json", "{}")
+    assert (run.status()["state"], run.status()["exit_code"]) == ("failed", 5)
+    with pytest.raises(StorageError, match="the disk is full"):
+        rundir.RunDir(tmp_path / "other").write_status(state="running")  # there is no old one
+
+
 # What is refused ----------------------------------------------------------------------------
 
 

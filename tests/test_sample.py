@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pit_jax import checkpoint, cli, files, image_files, rundir
+from pit_jax import checkpoint, cli, files, image_files, rundir, signals
 from pit_jax import sample as sampling
 from pit_jax.errors import ConfigError, Stopped
 from pit_jax.evals import reference
@@ -213,7 +213,7 @@ def test_a_signal_ends_it_after_the_batch(eight, run, tmp_path, monkeypatch, cap
     handler = signal.getsignal(signal.SIGTERM)
     assert cli.run(words) == 75
     assert signal.getsignal(signal.SIGTERM) == handler
-    assert sampling._stopped(signal.SIGINT, "").exit_code == 130
+    assert signals.stopped(signal.SIGINT, "").exit_code == 130
     line = "SIGTERM: 8 of 12 images are written; start again to go on"
     assert capsys.readouterr().err == f"pit-jax: {line}\n"
     found = written(out)

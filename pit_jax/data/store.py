@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pit_jax.errors import ConfigError, StorageError
-from pit_jax.files import sha256
+from pit_jax.files import check_text, sha256
 
 SCHEMA = 1
 LABEL = np.dtype("<i4")
@@ -168,8 +168,10 @@ def local(directory: str | Path, kind: Kind) -> Path:
     """The directory of a store.
 
     Raises:
-      ConfigError: for a URL, of which a path would be a folder beside the program.
+      ConfigError: for a URL, of which a path would be a folder beside the program; and for a
+        name that ArrayRecord cannot be given.
     """
+    check_text(directory, "the directory")
     if "://" in str(directory):
         raise ConfigError(
             f"{directory} is no local directory, and {kind.noun} are read and written in one only:"

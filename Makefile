@@ -11,6 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 demo: $(VENV)/.run
 	$(BIN)/pit-jax sweep experiments/demo.py --workdir runs/demo
 	$(BIN)/pit-jax compare runs/demo --out runs/demo/report.html
+	@echo "The command is $(BIN)/pit-jax; \`source $(BIN)/activate\` puts it on the PATH."
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

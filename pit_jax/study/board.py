@@ -145,7 +145,7 @@ def _empty(*heads: str) -> rich.table.Table:
 
 
 def _listed(overrides: space.Overrides) -> str:
-    shown = {name: space.text(value) for name, value in overrides.items() if name != "label"}
+    shown = {name: space.text(value, name) for name, value in overrides.items() if name != "label"}
     if "config" in shown:
         shown["config"] = ":".join(filter(None, space.file_and_argument(shown["config"])))
     return ", ".join(f"{name}={value}" for name, value in shown.items())

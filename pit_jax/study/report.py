@@ -11,7 +11,7 @@ from pit_jax.study import curves, gallery, plots, provenance, statistics, summar
 from pit_jax.study.compare import Comparison, around, factor, number, p_value, unit
 from pit_jax.study.export import mean_cost
 from pit_jax.study.figures import Table, axis, figures, learning_curves
-from pit_jax.study.groups import text
+from pit_jax.study.space import text
 
 PUBLISHED = "published ◇"
 
@@ -158,7 +158,7 @@ def _varies(comparison: Comparison) -> Table | None:
     for entry in comparison.entries:
         fields = entry.group.fields
         rows.append(
-            [entry.label, *(text(fields[n]) if n in fields else "–" for n in comparison.fields)]
+            [entry.label, *(text(fields[n], n) if n in fields else "–" for n in comparison.fields)]
         )
     return Table("Fields of the config that differ", ["setting", *comparison.fields], rows)
 

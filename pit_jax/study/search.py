@@ -91,7 +91,7 @@ def plan(
     check_jobs(jobs, retries)
     declared, _ = _read(spec, workdir, trials, words, storage)
     for name, where in declared.space.items():
-        print(f"{name:28} {distributions.listed(where)}")
+        print(f"{name:28} {distributions.listed(name, where)}")
     print(f"{trials} trials for the best {declared.objective}; leave out --dry-run to run them")
 
 
@@ -316,4 +316,6 @@ def _url(directory: SweepDir, storage: str | None) -> str:
 
 def _told(overrides: space.Overrides) -> str:
     short = space.short_names(overrides)
-    return ", ".join(f"{short[name]}={space.text(value)}" for name, value in overrides.items())
+    return ", ".join(
+        f"{short[name]}={space.text(value, name)}" for name, value in overrides.items()
+    )

@@ -3,7 +3,7 @@
 import pytest
 
 from pit_jax.study.collect import collect
-from pit_jax.study.groups import group, text
+from pit_jax.study.groups import group
 
 from .fake_runs import fake_run, fake_sweep
 
@@ -123,15 +123,3 @@ def test_of_the_same_run_twice_the_newer_one_counts(tmp_path):
     assert [run.name for run in one.runs] == ["a"]
     assert len(notes) == 1
     assert "b has the fields and the seed of" in notes[0]
-
-
-def test_values_as_labels_write_them():
-    assert [text(v) for v in (1.0, 0.1 + 0.2, (), (1.5, 2.0), "", None, True)] == [
-        "1",
-        "0.30000000000000004",
-        "none",
-        "1.5,2",
-        "none",
-        "–",
-        "True",
-    ]

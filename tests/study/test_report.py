@@ -107,7 +107,7 @@ def test_a_dose_is_drawn_where_another_field_differs_too(tmp_path):
     found = figures.figures(compare([tmp_path]), figures.Table("", [], []))
     (along,) = [figure for figure in found if "along" in figure.title]
     assert along.title == "eval/accuracy along model.window"
-    assert "At model.window_layers=0." in along.caption
+    assert "At model.window_layers=all." in along.caption
     labels = re.findall(r">(none|[0-3])</text>", along.wide)
     assert labels == ["0", "1", "2", "3", "none"]  # in the order of radii, without a limit last
 

@@ -38,7 +38,7 @@ def test_names_that_end_alike_are_dotted(tmp_path):
     fake_run(tmp_path / "a", 0.5, model__depth=2, mae__decoder_width=8, perceiver__rounds=1)
     fake_run(tmp_path / "b", 0.5, convnet__channels=(4, 8), autoencoder__channels=(32, 64))
     labels, _, _ = grouped(tmp_path)
-    assert "autoencoder.channels=32,64" in list(labels)[1]
+    assert "autoencoder.channels=(32 64)" in list(labels)[1]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """One field of a config: its default, its meaning, and which values it may take."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 _PLAIN = {bool, int, float, str, type(None)}
@@ -22,6 +23,8 @@ class Field:
     kind: type | None = None  # only where the default is None: the type once it is given
     elements: type | None = None  # only where the default is (): the type of a tuple's elements
     place: bool = False  # a file or directory; a resolved config holds it with `~` spelled out
+    # Values that do not say what they mean, and the word that labels and tables have for them.
+    words: Mapping[Any, str] = dataclasses.field(default_factory=dict)
     length: bool = False  # a string that `Length` reads: "500 steps", "20 epochs", "5%"
     # Of a field that came later and that a new run has otherwise: what a config.json that does
     # not say it means. A run that was begun before goes on as it was begun.

@@ -58,11 +58,11 @@ FIELDS: dict[str, F] = {
         (),
         "tokens see those within this Euclidean distance, in tokens, and [CLS]: () = no windows;"
         " one radius, or one a layer; 0 = itself, negative = everything",
-        elements=float,
+        elements=float, words={(): "none", (-1.0,): "all"},
     ),
     "model.window_layers": F(
         0, "of one radius: only the first so many layers have it, the others see all; 0 = all have",
-        low=0,
+        low=0, words={0: "all"},
     ),
     "model.token_drop": F(
         0.0, "share of an image's tokens left out in training, others in every step", low=0.0,
@@ -165,7 +165,7 @@ FIELDS: dict[str, F] = {
     "sample.eta": F(0.0, "ddim: share of ddpm's noise", low=0.0, high=1.0),
     "sample.guidance": F(1.0, "scale of classifier-free guidance; 1 = none", low=0.0),
     "sample.guidance_channels": F(
-        0, "guide only the first so many channels, 3 in public DiT; 0 = all", low=0
+        0, "guide only the first so many channels, 3 in public DiT; 0 = all", low=0, words={0: "all"}
     ),
     "sample.guidance_interval": F(
         (0.0, 1.0), "guide only at these noise levels, 0 = data, 1 = noise", low=0.0, high=1.0
@@ -238,7 +238,7 @@ FIELDS: dict[str, F] = {
     ),
     "data.split": F("train", "training split, or folder of class folders"),
     "data.eval_split": F("test", "evaluation split, or folder of class folders"),
-    "data.per_class": F(0, "train on so many examples of each class only; 0 = on all", low=0),
+    "data.per_class": F(0, "train on so many examples of each class only; 0 = on all", low=0, words={0: "all"}),
     "data.per_class_seed": F(0, "which ones those are", low=0, high=2**32 - 1),
     "data.image_size": F(32, "side of the image the model sees, pixels", low=1, high=4096),
     "data.channels": F(3, "colour channels, 1 or 3; of latents as many as they have", low=1, high=4096),
@@ -276,7 +276,7 @@ FIELDS: dict[str, F] = {
         0, "pairs of pixels that trade places, no pixel twice; 0 = none", low=0
     ),
     "data.permutation.distance": F(
-        0, "largest |Δrow| + |Δcolumn| of a pair, pixels; 0 = no limit", low=0
+        0, "largest |Δrow| + |Δcolumn| of a pair, pixels; 0 = no limit", low=0, words={0: "any"}
     ),
     "data.permutation.seed": F(0, "which pairs those are", low=0, high=2**32 - 1),
     "data.permutation.per_image": F(
@@ -390,7 +390,8 @@ FIELDS: dict[str, F] = {
         256, "held-out images that attention and receptive field are measured on", low=1
     ),
     "eval.reference": F(
-        "", "generation: statistics or images to compare with (.npz); empty = the training set", place=True
+        "", "generation: statistics or images to compare with (.npz); empty = the training set", place=True,
+        words={"": "training set"},
     ),
     "eval.features": F(
         "", "generation: weights of FID's Inception, or a run directory of a classifier", place=True

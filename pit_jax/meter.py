@@ -18,7 +18,7 @@ class Meter:
         self._batch_size, self._devices, self._flops = batch_size, devices, flops_per_image
         self._peak = flops.peak(device_kind)
         self._waited = 0.0  # for input, since the last row
-        self._aside = {"eval": 0.0, "checkpoint": 0.0}  # in all
+        self._asides: dict[str, list[float]] = {"eval": [], "checkpoint": []}  # seconds of each
         self._excluded = 0.0  # the same, since the last row
         self._steps = self._all_steps = 0
         self._all_seconds = 0.0
@@ -45,7 +45,7 @@ class Meter:
             yield
         finally:  # an evaluation may be stopped half-way
             seconds = time.perf_counter() - start
-            self._aside[name] += seconds
+            self._asides[name].append(seconds)
             self._excluded += seconds
 
     def rate(self) -> float:
@@ -58,14 +58,21 @@ class Meter:
         steps = self._all_steps + self._steps
         return self._batch_size * steps / (self._all_seconds + self._seconds()) if steps else 0.0
 
-    def left(self, steps: int) -> float:
-        """Seconds that so many more steps take at the present rate, evaluation apart."""
+    def left(self, steps: int, evaluations: int = 0, checkpoints: int = 0) -> float:
+        """Seconds that so many more of each take; 0 as long as no step was timed.
+
+        Of evaluations and checkpoints none counts before the first was timed, and the first,
+        which compiles, no longer once there was a second.
+        """
         rate = self.rate()
-        return steps * self._batch_size / rate if rate else 0.0
+        if not rate:
+            return 0.0
+        more = evaluations * self._typical("eval") + checkpoints * self._typical("checkpoint")
+        return steps * self._batch_size / rate + more
 
     def row(self) -> dict[str, float]:
         """What to log of the steps since the last row; starts the next interval."""
-        row = {f"perf/{name}_s": round(seconds, 3) for name, seconds in self._aside.items()}
+        row = {f"perf/{name}_s": round(sum(times), 3) for name, times in self._asides.items()}
         if self._steps:
             rate = self.rate()
             row |= {
@@ -82,7 +89,18 @@ class Meter:
             self._waited = self._excluded = 0.0
         return row
 
+    def _typical(self, name: str) -> float:
+        times = self._asides[name]
+        later = times[1:] or times
+        return sum(later) / len(later) if later else 0.0
+
     def _seconds(self) -> float:
         if self._since is None:
             return 0.0
         return max(time.perf_counter() - self._since - self._excluded, 1e-9)
+
+
+def due(step: int, total: int, every: int) -> int:
+    """How often something happens after `step` that happens every so many and at the last."""
+    ended = step < total and total % every != 0
+    return max(0, total // every - step // every) + ended

@@ -32,7 +32,7 @@ from pit_jax.errors import NonFiniteLoss, StopAsked
 from pit_jax.evals import generation, probes
 from pit_jax.evals.context import Context
 from pit_jax.lengths import Clock, every, total_steps
-from pit_jax.meter import Meter
+from pit_jax.meter import Meter, due
 from pit_jax.models.transformer import compute_dtype
 from pit_jax.parallel import leader
 from pit_jax.parallel import mesh as meshes
@@ -246,7 +246,8 @@ def _train(
 
         def log(number: int, values: dict[str, float], extra: dict[str, float] | None) -> None:
             """A row and a line where they are due, as they are with an evaluation, `extra`."""
-            rate, left = meter.rate(), meter.left(total - number)
+            more = (due(number, total, often) for often in (eval_every, save_every))
+            rate, left = meter.rate(), meter.left(total - number, *more)
             progress.update(number, values["loss"], rate, left)
             row = dict(extra or {})
             if number % config.train.log_every == 0 or extra is not None:

@@ -52,9 +52,9 @@ def status(args: Any) -> None:
         left = progress.left_s() if going else None
         rows.append(("step", far + (f", about {duration(left)} left" if left else "")))
     if progress and progress.loss is not None:
-        rows.append(("loss", f"{progress.loss:.4g}"))
+        rows.append(("training loss", f"{progress.loss:.4g}"))
     for name, value in (progress.evaluation if progress else {}).items():
-        rows.append((name.removeprefix("eval/"), f"{value:.6g}"))
+        rows.append((_measured(name), f"{value:.6g}"))
     rows += _beats(one)
     again = record.get("watch")
     if isinstance(again, dict) and again.get("recreations"):
@@ -65,6 +65,12 @@ def status(args: Any) -> None:
         print(f"{name:15} {files.printable(str(text))}".rstrip())
     for note in one.notes:
         print(f"note: {note}")
+
+
+def _measured(name: str) -> str:
+    """What an evaluation is called beside the training loss."""
+    short = name.removeprefix("eval/")
+    return "held-out loss" if short == "loss" else short
 
 
 def _booked(record: Mapping[str, Any]) -> str:

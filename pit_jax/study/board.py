@@ -2,6 +2,7 @@
 
 import collections
 import statistics
+import time
 from collections.abc import Sequence
 
 import rich.box
@@ -45,6 +46,7 @@ class Board:
         self._jobs = jobs
         self._console = console or rich.console.Console()
         self._live = None
+        self._told = 0  # runs that were done when the sweep's own line was printed last
         if self._console.is_terminal:
             self._live = rich.live.Live(
                 console=self._console, auto_refresh=False, transient=True, redirect_stderr=False
@@ -74,8 +76,15 @@ class Board:
         self.say(f"{job.name}: {job.state}" + (f", {told}" if told else ""))
 
     def show(self, jobs: Sequence[Job]) -> None:
-        """Draws the live table anew, as many rows as the screen has room for."""
+        """Draws the live table anew, as many rows as the screen has room for.
+
+        Elsewhere it is a line on the whole sweep whenever a run has ended and more are to come.
+        """
         if not self._live:
+            done = sum(job.state == DONE for job in jobs)
+            if done != self._told and _left(jobs, self._jobs):
+                self._told = done
+                self.say(_summary(jobs, jobs, self._jobs).plain)
             return
         room = max(1, self._console.height - _AROUND)
         jobs = sorted(jobs, key=lambda job: job.point.index)
@@ -146,7 +155,7 @@ def _empty(*heads: str) -> rich.table.Table:
 
 
 def _listed(overrides: space.Overrides) -> str:
-    shown = {name: space.text(value) for name, value in overrides.items() if name != "label"}
+    shown = {name: space.text(value, name) for name, value in overrides.items() if name != "label"}
     if "config" in shown:
         shown["config"] = ":".join(filter(None, space.file_and_argument(shown["config"])))
     return ", ".join(f"{name}={value}" for name, value in shown.items())
@@ -185,7 +194,11 @@ def _left(jobs: Sequence[Job], at_once: int) -> float | None:
     lefts = [job.progress.left_s() for job in jobs if job.state == RUNNING]
     waiting = sum(job.state == WAITING for job in jobs)
     lengths = [job.seconds for job in jobs if job.state == DONE and job.seconds]
-    if not lefts or None in lefts or (waiting and not lengths):
+    if not lefts or None in lefts:
         return None
+    if not lengths:  # none has ended: those that run tell how long one takes
+        running = [job for job in jobs if job.state == RUNNING]
+        so_far = [time.monotonic() - job.began for job in running]
+        lengths = [gone + left for gone, left in zip(so_far, lefts, strict=True)]
     more = waiting * statistics.mean(lengths) if waiting else 0.0
     return max(*lefts, (sum(lefts) + more) / at_once)

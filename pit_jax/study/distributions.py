@@ -115,8 +115,8 @@ def decoded(where: Distribution, value: Any) -> Any:
     return next((v for v in where.values if _encoded(v) == value), value)
 
 
-def listed(where: Distribution) -> str:
+def listed(name: str, where: Distribution) -> str:
     if where.values:
-        return f"one of {', '.join(map(space.text, where.values))}"
+        return f"one of {', '.join(space.text(value, name) for value in where.values)}"
     kind = "whole numbers" if where.whole else "logarithmic" if where.log else "uniform"
     return f"{space.text(where.low)} to {space.text(where.high)}, {kind}"

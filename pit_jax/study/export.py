@@ -12,7 +12,7 @@ from pit_jax.files import printable
 from pit_jax.study import provenance
 from pit_jax.study.collect import Run
 from pit_jax.study.compare import Comparison, Entry
-from pit_jax.study.groups import text
+from pit_jax.study.space import text
 
 SCHEMA = 1
 COSTS = ("parameters", "tokens", "forward_flops", "training_flops")

@@ -10,7 +10,7 @@ import markupsafe
 from pit_jax.config import FIELDS
 from pit_jax.study import curves, plots, statistics
 from pit_jax.study.compare import Comparison, factor, number, unit
-from pit_jax.study.groups import text
+from pit_jax.study.space import text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +79,11 @@ def figures(comparison: Comparison, values: Table) -> list[Figure]:
         name, places, others = series
         short = [
             dataclasses.replace(
-                rows[i], label=text(comparison.entries[i].group.fields[name]), published=()
+                rows[i], label=text(comparison.entries[i].group.fields[name], name), published=()
             )
             for i in places
         ]
-        at = "".join(f" At {other}={text(value)}." for other, value in others.items())
+        at = "".join(f" At {other}={text(value, other)}." for other, value in others.items())
         found.append(
             _figure(
                 f"{metric} along {name}",
@@ -141,17 +141,21 @@ def _series(comparison: Comparison) -> tuple[str, list[int], dict[str, Any]] | N
     if len(places) < 4:
         return None
     fields = comparison.entries[places[0]].group.fields
-    doses = {place: _dose(comparison.entries[place].group.fields[name]) for place in places}
+    doses = {place: _dose(comparison.entries[place].group.fields[name], name) for place in places}
     if None not in doses.values():
         places = sorted(places, key=doses.get)
     return name, places, {other: value for other, value in fields.items() if other != name}
 
 
-def _dose(value: Any) -> float | None:
+def _dose(value: Any, name: str) -> float | None:
     """What a setting's place along an axis goes by: a number's size, no limit last; None of
     what has no order."""
     if isinstance(value, tuple | list):
-        return math.inf if not value else _dose(value[0]) if len(value) == 1 else None
+        value = tuple(value)
+    if name in FIELDS and value in FIELDS[name].words:  # all, any or none: nothing is limited
+        return math.inf
+    if isinstance(value, tuple):
+        return _dose(value[0], name) if len(value) == 1 else None
     return float(value) if isinstance(value, int | float) else None
 
 

@@ -1,7 +1,6 @@
 """Runs that differ by their seed alone are one group: what differs is found by itself."""
 
 import dataclasses
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from pit_jax.config import FIELDS
 from pit_jax.derived import DERIVED, follows
 from pit_jax.rundir import MAY_DIFFER
 from pit_jax.study.collect import Run, starts
+from pit_jax.study.space import text
 
 # Of what may differ on resume, how long a run trains and how it is measured make another
 # experiment all the same. Paths do not: the start of a run is described by its config.
@@ -65,21 +65,6 @@ def group(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
         Group(called, aliases, one, same)
         for (called, aliases), one, same in zip(names, fields, kept, strict=True)
     ], notes
-
-
-def text(value: Any) -> str:
-    """A field's value as labels write it."""
-    match value:
-        case float():
-            short = f"{value:g}"
-            return short if float(short) == value or math.isnan(value) else repr(value)
-        case tuple() | list():
-            return ",".join(text(x) for x in value) if value else "none"
-        case None:
-            return "–"
-        case "":
-            return "none"
-    return str(value)
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
@@ -196,7 +181,9 @@ def _by_fields(fields: Sequence[Mapping[str, Any]]) -> list[str]:
 
     def labels(names: Sequence[str]) -> list[str]:
         short = short_names(names)
-        return [",".join(f"{short[n]}={text(one[n])}" for n in names if n in one) for one in fields]
+        return [
+            ",".join(f"{short[n]}={text(one[n], n)}" for n in names if n in one) for one in fields
+        ]
 
     for name in differing[::-1]:
         fewer = [n for n in differing if n != name]

@@ -96,9 +96,10 @@ def dots(
 
 def dose(rows: Sequence[Row], axis: str, along: str, title: str, alt: str, width: int) -> str:
     """The groups along a line, in their order: how the metric follows one field."""
-    left, right, top, bottom = 46, 10, 10, 220
+    low, high = _domain(rows, False)
+    left, right, top, bottom = _margin(_y_ticks(low, high)[2]), 10, 10, 220
     svg = _svg(width, bottom + 44, title, alt)
-    y, ticks = _y_axis(svg, *_domain(rows, False), top, bottom, left, width - right, axis)
+    y, ticks = _y_axis(svg, low, high, top, bottom, left, width - right, axis)
     spacing = (width - left - right) / len(rows)
     every = math.ceil(max(len(row.label) for row in rows) * 7 / spacing)
     drawn = []
@@ -123,15 +124,15 @@ def dose(rows: Sequence[Row], axis: str, along: str, title: str, alt: str, width
 def curves(drawn: Sequence[Curve], axis: str, along: str, title: str, alt: str, width: int) -> str:
     """Learning curves: the mean of each group, and a band over the range of its seeds."""
     places, legend = _legend([curve.label for curve in drawn], width)
-    left, right, top = 46, 12, legend + 8
+    low = min(min(curve.low) for curve in drawn)
+    high = max(max(curve.high) for curve in drawn)
+    log = "loss" in axis and low > 0 and high > 12 * low
+    left, right, top = _margin(_y_ticks(low, high, log)[2]), 12, legend + 8
     bottom = top + 200
     svg = _svg(width, bottom + 42, title, alt)
     for place, (x, y, label) in enumerate(places):
         _line(svg, x, y - 4, x + 18, y - 4, f"curve c{place % _COLOURS}", _dash(place))
         _text(svg, x + 24, y, label, "ink", "start")
-    low = min(min(curve.low) for curve in drawn)
-    high = max(max(curve.high) for curve in drawn)
-    log = "loss" in axis and low > 0 and high > 12 * low
     y, _ = _y_axis(svg, low, high, top, bottom, left, width - right, axis, log)
     last = max(curve.steps[-1] for curve in drawn)
     ticks = [t for t in _ticks(0, last, 4 if width == NARROW else 6) if t <= last * 1.001]
@@ -217,6 +218,21 @@ def _x_axis(
     _text(svg, middle, bottom + 35, axis, "muted", "middle")
 
 
+def _y_ticks(low: float, high: float, log: bool = False) -> tuple[float, float, list[float]]:
+    """What an upright axis covers, and its ticks."""
+    if log:
+        low, high = low / 1.1, high * 1.1
+    elif high == low:
+        low, high = low - 0.5, high + 0.5
+    ticks = _log_ticks(low, high) if log else _ticks(low, high, 5)
+    return min(low, ticks[0]), max(high, ticks[-1]), ticks
+
+
+def _margin(ticks: Sequence[float]) -> float:
+    """Pixels left of an upright axis: its label, its widest number, and space between them."""
+    return max(46.0, 20 + max(_width(_tick(tick)) for tick in ticks) + 10)
+
+
 def _y_axis(
     svg: ElementTree.Element,
     low: float,
@@ -229,12 +245,7 @@ def _y_axis(
     log: bool = False,
 ) -> tuple[Callable[[float], float], tuple[float, float]]:
     """Draws grid and numbers; returns the scale and what it covers."""
-    if log:
-        low, high = low / 1.1, high * 1.1
-    elif high == low:
-        low, high = low - 0.5, high + 0.5
-    ticks = _log_ticks(low, high) if log else _ticks(low, high, 5)
-    low, high = min(low, ticks[0]), max(high, ticks[-1])
+    low, high, ticks = _y_ticks(low, high, log)
     form = math.log if log else float
 
     def y(value: float) -> float:

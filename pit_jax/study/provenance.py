@@ -8,7 +8,7 @@ from typing import Any
 
 from pit_jax.config import FIELDS
 from pit_jax.study.collect import Run
-from pit_jax.study.groups import text
+from pit_jax.study.space import text
 from pit_jax.study.sweepfile import Sweep
 
 
@@ -76,7 +76,7 @@ def shared(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Fields that are the same in all runs and not what they are by default."""
     configs = [run.config for run in runs]
     return [
-        (name, text(configs[0][name]))
+        (name, text(configs[0][name], name))
         for name, field in FIELDS.items()
         if all(c[name] == configs[0][name] for c in configs) and configs[0][name] != field.default
     ]

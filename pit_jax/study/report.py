@@ -1,6 +1,7 @@
 """A comparison as one self-contained HTML file, from the template beside this one."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -12,9 +13,10 @@ from pit_jax.study import curves, gallery, plots, provenance, statistics, summar
 from pit_jax.study.compare import Comparison, around, factor, number, p_value, unit
 from pit_jax.study.export import mean_cost
 from pit_jax.study.figures import Table, axis, figures, learning_curves
-from pit_jax.study.groups import text
+from pit_jax.study.space import text
 
 PUBLISHED = "published ◇"
+_COLUMNS = 8  # of a table across a sheet of A4
 
 
 def to_html(comparison: Comparison) -> str:
@@ -55,6 +57,9 @@ def to_html(comparison: Comparison) -> str:
         shared=provenance.shared(comparison.runs),
         published=PUBLISHED,
         version=__version__,
+        most_columns=_COLUMNS,
+        cut=_part,
+        cut_rows=lambda rows, first: [_part(row, first) for row in rows],
         seeds=sorted({seed for entry in comparison.entries for seed in entry.values}),
     )
 
@@ -112,6 +117,11 @@ def _code(paragraph: str) -> str:
 # Tables -------------------------------------------------------------------------------
 
 
+def _part(cells: Sequence[str], first: int) -> list[str]:
+    """A row's name and the cells that a sheet has room for, from the `first` one on."""
+    return [cells[0], *cells[first : first + _COLUMNS - 1]]
+
+
 def _measured(comparison: Comparison) -> Table:
     metric, entries = comparison.metric, comparison.entries
     heads = ["setting", "seeds", f"mean{', %' if unit(metric) else ''}"]
@@ -159,7 +169,7 @@ def _varies(comparison: Comparison) -> Table | None:
     for entry in comparison.entries:
         fields = entry.group.fields
         rows.append(
-            [entry.label, *(text(fields[n]) if n in fields else "–" for n in comparison.fields)]
+            [entry.label, *(text(fields[n], n) if n in fields else "–" for n in comparison.fields)]
         )
     return Table("Fields of the config that differ", ["setting", *comparison.fields], rows)
 

@@ -32,6 +32,7 @@ from pit_jax.study.sweepdir import SweepDir, published
 
 __all__ = ("choice", "integer", "log_uniform", "plan", "search", "uniform")
 
+_SEED = "seed"  # the study's attribute that its suggestions follow from
 _OWNER = "sweep"  # the trial's attribute that names the directory it is run in
 _ABANDONED = datetime.timedelta(minutes=10)  # a trial without an owner was cut off at birth
 
@@ -67,9 +68,18 @@ def search(
     shown = board.Board(jobs)
     found = Search(declared, directory, owner, trials, study, shown)
     begun = found.begun()
-    shown.say(f"{directory.path}: {found.count()} of {trials} trials, {len(begun)} to go on with")
+    shown.say(
+        f"{directory.path}: {found.count()} of {trials} trials, {len(begun)} to resume,"
+        f" seed {found.seed}"
+    )
     runner = scheduler.Scheduler(
-        directory, begun, shares, retries, shown, more=found.more, ended=found.ended
+        directory,
+        [*found.finished(), *begun],
+        shares,
+        retries,
+        shown,
+        more=found.more,
+        ended=found.ended,
     )
     try:
         conduct(runner, shown, directory)
@@ -91,7 +101,7 @@ def plan(
     check_jobs(jobs, retries)
     declared, _ = _read(spec, workdir, trials, words, storage)
     for name, where in declared.space.items():
-        print(f"{name:28} {distributions.listed(where)}")
+        print(f"{name:28} {distributions.listed(name, where)}")
     print(f"{trials} trials for the best {declared.objective}; leave out --dry-run to run them")
 
 
@@ -166,9 +176,13 @@ class Declared:
         """
         direction = "minimize" if self.objective.startswith("-") else "maximize"
         try:
-            return _optuna().create_study(
+            study = _optuna().create_study(
                 storage=url, study_name=self.name(), direction=direction, load_if_exists=True
             )
+            if _SEED not in study.user_attrs:  # of the study's name, the same wherever it begins
+                seed = int.from_bytes(hashlib.sha256(self.name().encode()).digest()[:4], "big")
+                study.set_user_attr(_SEED, seed)
+            return study
         except Exception as error:  # of any database's driver
             line = " ".join(str(error).split())[:200]
             raise ConfigError(f"--storage: {type(error).__name__}: {line}") from None
@@ -206,6 +220,21 @@ class Search:
             n: distributions.of_optuna(optuna, d) for n, d in declared.space.items()
         }
 
+    @property
+    def seed(self) -> int:
+        """What all suggestions follow from, together with the results before them."""
+        return self._study.user_attrs[_SEED]
+
+    def finished(self) -> list[Point]:
+        """The trials whose runs in this directory are done."""
+        done = self._optuna.trial.TrialState.COMPLETE
+        ours = [
+            self._point(trial.number, self._overrides(trial.params))
+            for trial in self._study.get_trials(deepcopy=False, states=(done,))
+            if trial.user_attrs.get(_OWNER) == self._owner
+        ]
+        return [point for point in ours if self._directory.is_done(point)]
+
     def begun(self) -> list[Point]:
         """The trials of this directory that no one has ended."""
         found = []
@@ -225,6 +254,9 @@ class Search:
     def more(self) -> Point | None:
         """A new trial that can be run, None once there are as many as are wanted."""
         while self.count() < self._trials:
+            # A sampler of its own a trial: which one it was asked for counts, not since when.
+            seed = (self.seed + self.count()) % 2**32
+            self._study.sampler = self._optuna.samplers.TPESampler(seed=seed)
             trial = self._study.ask(self._distributions)
             if trial.number >= self._trials:  # another machine was quicker
                 self._fail(trial.number)
@@ -322,4 +354,6 @@ def _url(directory: SweepDir, storage: str | None) -> str:
 
 def _told(overrides: space.Overrides) -> str:
     short = space.short_names(overrides)
-    return ", ".join(f"{short[name]}={space.text(value)}" for name, value in overrides.items())
+    return ", ".join(
+        f"{short[name]}={space.text(value, name)}" for name, value in overrides.items()
+    )

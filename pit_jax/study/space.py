@@ -10,10 +10,11 @@ trained first.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pit_jax.config import plain
+from pit_jax.config import FIELDS, plain
 from pit_jax.errors import ConfigError
 
 Overrides = dict[str, Any]
@@ -110,7 +111,7 @@ def describe(points: Sequence[Overrides]) -> list[str]:
     return [
         str(
             point.get(
-                "label", ",".join(f"{short[n]}={text(point[n])}" for n in names if n in point)
+                "label", ",".join(f"{short[n]}={text(point[n], n)}" for n in names if n in point)
             )
         )
         for point in points
@@ -144,12 +145,26 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     return {name: shortest(name) for name in names}
 
 
-def text(value: Any) -> str:
-    """A value as labels say it: 0.001, learned, (0.9 0.95)."""
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+def text(value: Any, name: str = "") -> str:
+    """A value as labels and tables say it: 0.001, learned, (0.9 0.95), none.
+
+    Args:
+      name: the field, whose word for the value is taken where it has one.
+    """
     if isinstance(value, list | tuple):
-        return f"({' '.join(map(text, value))})"
+        value = tuple(value)
+    if name in FIELDS and isinstance(value, Hashable) and value in FIELDS[name].words:
+        return FIELDS[name].words[value]
+    match value:
+        case None | "" | ():
+            return "none"
+        case float():
+            short = f"{value:g}"
+            return short if float(short) == value or math.isnan(value) else repr(value)
+        case (one,):
+            return text(one)
+        case tuple():
+            return f"({' '.join(map(text, value))})"
     return str(value).removeprefix(RUN)
 
 

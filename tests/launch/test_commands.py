@@ -96,6 +96,16 @@ def test_status_tells_all_that_is_known(service, launched, capsys):
     assert lines["logs"] == "slice-0-worker-0"
 
 
+def test_status_has_one_name_for_one_number(service, launched, capsys):
+    run = launched()
+    run.append_row({"step": 120, "time": 0.0, "train/loss": 0.25, "eval/loss": 0.75})
+    run.write_status(state="running", step=120, total=200, launch=ID)
+    assert cli.run(["launch", "status", "pit"]) == 0
+    names = {line[:15].strip(): line[15:].strip() for line in capsys.readouterr().out.splitlines()}
+    assert (names["training loss"], names["held-out loss"]) == ("0.25", "0.75")
+    assert "loss" not in names
+
+
 def test_status_says_why_it_failed(service, launched, capsys):
     run = launched()
     state(service, "pit", ("FAILED", 8, "There is no more capacity in the zone"))

@@ -76,7 +76,18 @@ def test_the_time_left_is_that_of_what_runs_and_of_what_waits(monkeypatch):
     monkeypatch.setattr(Progress, "left_s", lambda self: 30.0)
     assert "about 1:00 left" in drawn(jobs, at_once=2)[0]  # (30 + 30 + 60) / 2
     assert "about 2:00 left" in drawn(jobs, at_once=1)[0]
-    assert "left" not in drawn(jobs[1:], at_once=1)[0].splitlines()[-1]  # nothing to tell d by
+    # None has ended: one that runs tells how long d will take, 60 so far and 30 more.
+    monkeypatch.setattr(board.time, "monotonic", lambda: 1060.0)
+    for one in jobs:
+        one.began = 1000.0
+    assert "about 2:30 left" in drawn(jobs[1:], at_once=1)[0]  # 30 + 30 + 90
+
+
+def test_without_a_terminal_a_sweep_says_what_is_left_of_it_when_a_run_ends(monkeypatch):
+    monkeypatch.setattr(Progress, "left_s", lambda self: 30.0)
+    jobs = [job(0, "a", DONE), job(1, "b", RUNNING), job(2, "c", WAITING)]
+    live, _ = drawn(jobs, terminal=False, at_once=1)
+    assert live.splitlines()[-1] == "1 done, 1 running, 1 waiting; about 1:30 left"
 
 
 def test_a_label_is_cropped_in_the_middle():

@@ -3,7 +3,7 @@
 import pytest
 
 from pit_jax.study.collect import collect
-from pit_jax.study.groups import group, text
+from pit_jax.study.groups import group
 
 from .fake_runs import fake_run, fake_sweep
 
@@ -38,7 +38,7 @@ def test_names_that_end_alike_are_dotted(tmp_path):
     fake_run(tmp_path / "a", 0.5, model__depth=2, mae__decoder_width=8, perceiver__rounds=1)
     fake_run(tmp_path / "b", 0.5, convnet__channels=(4, 8), autoencoder__channels=(32, 64))
     labels, _, _ = grouped(tmp_path)
-    assert "autoencoder.channels=32,64" in list(labels)[1]
+    assert "autoencoder.channels=(32 64)" in list(labels)[1]
 
 
 @pytest.mark.parametrize(
@@ -123,15 +123,3 @@ def test_of_the_same_run_twice_the_newer_one_counts(tmp_path):
     assert [run.name for run in one.runs] == ["a"]
     assert len(notes) == 1
     assert "b has the fields and the seed of" in notes[0]
-
-
-def test_values_as_labels_write_them():
-    assert [text(v) for v in (1.0, 0.1 + 0.2, (), (1.5, 2.0), "", None, True)] == [
-        "1",
-        "0.30000000000000004",
-        "none",
-        "1.5,2",
-        "none",
-        "–",
-        "True",
-    ]

@@ -107,7 +107,7 @@ def test_a_dose_is_drawn_where_another_field_differs_too(tmp_path):
     found = figures.figures(compare([tmp_path]), figures.Table("", [], []))
     (along,) = [figure for figure in found if "along" in figure.title]
     assert along.title == "eval/accuracy along model.window"
-    assert "At model.window_layers=0." in along.caption
+    assert "At model.window_layers=all." in along.caption
     labels = re.findall(r">(none|[0-3])</text>", along.wide)
     assert labels == ["0", "1", "2", "3", "none"]  # in the order of radii, without a limit last
 
@@ -226,6 +226,39 @@ def test_in_a_browser(chromium, file, width, scheme):
     shown = page.evaluate("[...document.querySelectorAll('svg')].filter(s => s.checkVisibility())")
     assert len(shown) == len(names) / 2  # one of the two widths
     assert page.evaluate(FAINT) == []
+    page.close()
+
+
+@pytest.mark.parametrize("values", [(0.001234, 0.001239), (1e5, 9e5), (0.5, 1.5)])
+def test_the_label_of_the_upright_axis_stands_clear_of_its_numbers(values):
+    rows = [plots.Row(str(value), mean=value) for value in values]
+    curve = plots.Curve("a", [1, 2], values, values, values)
+    for drawn in (
+        plots.dose(rows, "axis", "along", "t", "a", plots.NARROW),
+        plots.curves([curve], "axis", "along", "t", "a", plots.NARROW),
+    ):
+        texts = list(ElementTree.fromstring(drawn).iter("text"))
+        (label,) = [e for e in texts if e.get("transform")]
+        ticks = [e for e in texts if e.get("text-anchor") == "end"]
+        starts = [float(e.get("x")) - plots._width(e.text) for e in ticks]
+        assert min(starts) > float(label.get("x")) + 5  # half of a line of 12 pixels
+
+
+def test_a_table_too_wide_for_paper_is_printed_in_parts(chromium, tmp_path):
+    """Every cell lies on the sheet, whichever columns a study has."""
+    for place in range(2):
+        for seed in range(14):
+            name = f"r{place}s{seed}"
+            fake_run(tmp_path / name, 0.5 + 0.01 * seed, seed, model__depth=place + 1)
+    file = tmp_path / "report.html"
+    file.write_text(report.to_html(compare([tmp_path])))
+    page = chromium.new_page(viewport={"width": 680, "height": 900})
+    page.goto(file.as_uri())
+    page.emulate_media(media="print")
+    cells = "[...document.querySelectorAll('th, td')].filter(e => e.checkVisibility())"
+    assert page.evaluate(f"{cells}.every(e => e.getBoundingClientRect().right <= innerWidth)")
+    heads = page.evaluate(f"{cells}.map(e => e.textContent)")
+    assert {f"seed {seed}" for seed in range(14)} <= set(heads)
     page.close()
 
 

@@ -64,7 +64,7 @@ def test_a_trial_that_was_cut_off_is_taken_up_and_not_asked_anew(tmp_path, monke
     assert cut.state.name == "RUNNING"
     code, out, _ = search(capsys, tmp_path, 2)
     assert code == 0
-    assert "1 of 2 trials, 1 to go on with" in out
+    assert "1 of 2 trials, 1 to resume" in out
     found = trials(tmp_path)
     assert [t.state.name for t in found] == ["COMPLETE", "COMPLETE"]
     assert found[0].params == cut.params
@@ -214,3 +214,26 @@ def test_a_search_without_a_possible_trial_fails(tmp_path, capsys):
     code, out, err = search(capsys, tmp_path, 2, space=space)
     assert (code, err) == (1, "pit-jax: none of the 2 trials has an eval/accuracy\n")
     assert "cannot be: " in out
+
+
+def test_a_search_that_stops_and_resumes_suggests_the_same_and_shows_all(
+    tmp_path, monkeypatch, capsys
+):
+    sweeps.play(monkeypatch, slow=0)
+    for name in ("once", "twice"):
+        (tmp_path / name).mkdir()
+    _, whole, _ = search(capsys, tmp_path / "once", 12)  # past the first ten, which are at random
+    search(capsys, tmp_path / "twice", 11)
+    _, rest, _ = search(capsys, tmp_path / "twice", 12)
+    one, two = ([t.params for t in trials(tmp_path / name)] for name in ("once", "twice"))
+    assert one == two
+    assert len({params["optim.lr"] for params in one}) == 12
+    [seed] = {
+        line.rpartition(", seed ")[2]
+        for line in (whole + rest).splitlines()
+        if "seed " in line and "to resume" in line
+    }
+    assert int(seed) >= 0
+    table = rest[rest.index("#") :]
+    assert all(f"trial={number} " in table for number in range(12))
+    assert len(sweeps.starts(tmp_path / "twice" / "runs")) == 12

@@ -1,7 +1,10 @@
 """The combinators of a sweep: plain lists of override dictionaries."""
 
+import re
+
 import pytest
 
+from pit_jax.config import FIELDS
 from pit_jax.errors import ConfigError
 from pit_jax.study.space import chain, describe, grid, scale_of, seeds, short_names, text, zipped
 
@@ -58,7 +61,47 @@ def test_a_description_holds_what_differs_under_short_names():
     assert describe(points)[1] == "lr=0.001,seed=1"
     names = ["train.seed", "sample.seed", "data.augmentation.crop", "model.patch"]
     assert list(short_names(names).values()) == ["train.seed", "sample.seed", "crop", "patch"]
-    assert text((0.9, 0.95)) == "(0.9 0.95)"
-    assert text(1.0) == "1"
-    assert text(0.1234567) == "0.1234567"
     assert text("run:PiT") == "PiT"
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "words"),
+    [
+        (1.0, "", "1"),
+        (0.1234567, "", "0.1234567"),
+        (0.1 + 0.2, "", "0.30000000000000004"),
+        ((0.9, 0.95), "", "(0.9 0.95)"),
+        ((2.0,), "", "2"),
+        ((), "", "none"),
+        ("", "", "none"),
+        (None, "", "none"),
+        (True, "", "True"),
+        (0, "data.augmentation.mixup", "0"),
+        ((), "model.window", "none"),
+        ([-1.0], "model.window", "all"),
+        ((0.0,), "model.window", "0"),
+        (0, "model.window_layers", "all"),
+        (0, "sample.guidance_channels", "all"),
+        (0, "data.per_class", "all"),
+        (0, "data.permutation.distance", "any"),
+        ("", "eval.reference", "training set"),
+    ],
+)
+def test_a_value_reads_as_what_it_means(value, name, words):
+    assert text(value, name) == words
+
+
+def test_the_default_that_a_field_says_a_special_meaning_of_has_a_word_for_labels():
+    """ "0 = all" of a limit must not read as nothing; a size or rate of 0 that is off may."""
+    means_all = re.compile(r"(?:\b0|empty|\(\)) = (?:on )?(?:all|no limit|no windows|the training)")
+    told = {name for name, field in FIELDS.items() if means_all.search(field.doc)}
+    assert {"model.window", "model.window_layers", "data.per_class"} <= told
+    assert all(FIELDS[name].default in FIELDS[name].words for name in told)
+
+
+def test_the_label_of_no_window_says_so():
+    assert describe(grid({"model.window": ((), (2.0,), (-1.0,))})) == [
+        "window=none",
+        "window=2",
+        "window=all",
+    ]

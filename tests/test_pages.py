@@ -43,7 +43,7 @@ def run(line: str, made: set[str], page: str) -> None:
     if words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
         return
-    if words[0] in (*THEIRS, "source", "pip", "python3"):
+    if words[0].rpartition("/")[2] in (*THEIRS, "source", "pip", "python", "python3"):
         assert words[0] not in THEIRS or page == "launch.md", line
         return
     assert words[0] == "pit-jax", f"{page}: {line}"

@@ -108,8 +108,10 @@ def parser(**functions: Callable) -> Parser:
     needs(sub, "workdir")
     sub.add_argument("--out", required=True, metavar="DIR", help="where the images are written")
     sub.add_argument("--num", type=int, metavar="N", help="how many images")
-    sub.add_argument("--guidance", type=float, metavar="SCALE", help="classifier-free; 1 = none")
-    sub.add_argument("--steps", type=int, metavar="N", help="steps of the sampler")
+    sub.add_argument(
+        "--guidance", type=float, metavar="SCALE", help="classifier-free guidance; 1 is none"
+    )
+    sub.add_argument("--steps", type=int, metavar="N", help="sampling steps")
     sub.add_argument("--sampler", metavar="NAME", help=_SAMPLERS)
     sub.add_argument(
         "--labels",
@@ -119,14 +121,14 @@ def parser(**functions: Callable) -> Parser:
         " config.sample.labels",
     )
     sub.add_argument("--seed", type=int, metavar="N", help="image i is a function of (seed, i)")
-    sub.add_argument("--batch-size", type=int, metavar="N", help="images at once")
+    sub.add_argument("--batch-size", type=int, metavar="N", help="images generated at once")
     sub.add_argument(
         "--step", type=int, metavar="N", help="of the checkpoint; the newest by default"
     )
     sub.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
-        help="sample from the weights' moving average; by default if there is one",
+        help="sample from the moving average of the weights; the default where there is one",
     )
     sub = verb("show", functions["show"])
     config(sub)
@@ -136,8 +138,10 @@ def parser(**functions: Callable) -> Parser:
     config(what)
     needs(sub, "config", instead="all")
     what.add_argument("--all", action="store_true", help="every config in configs/, as a table")
-    sub.add_argument("--topology", required=True, metavar="NAME", help="e.g. v5e-256")
-    sub.add_argument("--slices", type=int, default=1, metavar="N", help="how many of them; 1")
+    sub.add_argument("--topology", required=True, metavar="NAME", help="such as v5e-256")
+    sub.add_argument(
+        "--slices", type=int, default=1, metavar="N", help="how many slices of that topology; 1"
+    )
     sub.add_argument(
         "--find-batch", action="store_true", help="find the largest batch, or what makes it fit"
     )
@@ -159,20 +163,26 @@ def parser(**functions: Callable) -> Parser:
         help="measure what one core decodes, crops and resizes instead, beside PIL",
     )
     sub.add_argument(
-        "--steps", type=int, default=10, metavar="N", help="steps, or half seconds of them"
+        "--steps",
+        type=int,
+        default=10,
+        metavar="N",
+        help="how many turns, each of a step or of half a second of steps",
     )
     sub.add_argument("--json", metavar="OUT", help="also write the result there")
     sub = verb("sweep", functions["sweep"])
     sub.add_argument("file", metavar="FILE[:ARG]", help="Python file that defines sweep()")
-    sub.add_argument("--workdir", required=True, metavar="DIR", help="of the sweep, local or gs://")
-    sub.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once")
+    sub.add_argument(
+        "--workdir", required=True, metavar="DIR", help="directory of the sweep, local or gs://"
+    )
+    sub.add_argument("--jobs", type=int, default=1, metavar="N", help="how many runs at once")
     part = sub.add_mutually_exclusive_group()
     part.add_argument(
         "--only",
         metavar="INDEX|K/N",
-        help="one point, or a share of them, and what they start from; shares are 0/N, 1/N, ...",
+        help="one point, or one of N shares of them (0/N, 1/N, ...), and what they start from",
     )
-    part.add_argument("--shard", metavar="K/N", help="the same for a share")
+    part.add_argument("--shard", metavar="K/N", help="one of N shares of the points: 0/N, 1/N, ...")
     sub.add_argument("--dry-run", action="store_true", help="print the points, touch nothing")
     sub.add_argument(
         "--retries", type=int, default=2, metavar="N", help="how often a failed run starts again"
@@ -181,22 +191,32 @@ def parser(**functions: Callable) -> Parser:
         "--search", type=int, metavar="TRIALS", help="search the file's space() by Optuna instead"
     )
     sub.add_argument(
-        "--storage", metavar="URL", help="database of a search; search.db in the directory"
+        "--storage",
+        metavar="URL",
+        help="database of a search; by default search.db in the directory",
     )
     sub = verb("compare", functions["compare"])
-    sub.add_argument("directories", nargs="+", metavar="DIR", help="of a run, or of a sweep")
+    sub.add_argument(
+        "directories", nargs="+", metavar="DIR", help="directories of runs, or of a sweep"
+    )
     sub.add_argument("--out", metavar="FILE.html", help="write a report: one file, with plots")
     sub.add_argument("--csv", metavar="FILE", help="write one row a run")
     sub.add_argument("--json", metavar="FILE", help="write the comparison")
     sub.add_argument("--plot", metavar="FILE.svg", help="write the report's key plot")
     sub.add_argument(
-        "--baseline", default="", metavar="LABEL", help="what differences are from; the first"
+        "--baseline",
+        default="",
+        metavar="LABEL",
+        help="the setting that differences are from; the first by default",
     )
     sub.add_argument(
-        "--metric", default="", metavar="NAME", help="e.g. eval/accuracy, the task's by default"
+        "--metric",
+        default="",
+        metavar="NAME",
+        help="such as eval/accuracy; the task's own by default",
     )
     sub = verb("weights", functions["weights"])
-    sub.add_argument("direction", choices=("import", "export"), help="in, or out")
+    sub.add_argument("direction", choices=("import", "export"), help="bring weights in or out")
     sub.add_argument("source", help="import: .safetensors file or directory; export: run directory")
     sub.add_argument("target", help="file or directory to write")
     sub.add_argument("--config", metavar="FILE[:ARG]", help="import: the model it becomes")
@@ -204,7 +224,7 @@ def parser(**functions: Callable) -> Parser:
         "--format",
         choices=("pit_jax", "huggingface", "public"),
         default="huggingface",
-        help="of an export",
+        help="format of an export",
     )
     sub.add_argument(
         "--interpolate",
@@ -227,10 +247,14 @@ def parser(**functions: Callable) -> Parser:
         help="write a copy at N × N pixels: the shorter side becomes N, the centre is cut out",
     )
     sub.add_argument("--squash", action="store_true", help="squeeze whole images into it instead")
-    sub.add_argument("--split", nargs="+", metavar="SPLIT", help="of the copy; all by default")
-    sub.add_argument("--out", metavar="DIR", help="where the copy NAME@N is put; the data dir")
-    sub.add_argument("--shards", type=int, metavar="N", help="files of a split")
-    sub.add_argument("--workers", type=int, metavar="N", help="processes; one a core")
+    sub.add_argument("--split", nargs="+", metavar="SPLIT", help="splits to copy; all by default")
+    sub.add_argument(
+        "--out", metavar="DIR", help="where the copy NAME@N is put; by default the data directory"
+    )
+    sub.add_argument("--shards", type=int, metavar="N", help="how many files a split is written to")
+    sub.add_argument(
+        "--workers", type=int, metavar="N", help="how many processes; one a core by default"
+    )
     sub.add_argument(
         "--skip-corrupt", action="store_true", help="leave out images that cannot be decoded"
     )
@@ -243,16 +267,20 @@ def parser(**functions: Callable) -> Parser:
         metavar="FILE|DIR",
         help="an autoencoder: ours, diffusers' or latent diffusion's, or the directory of a run",
     )
-    sub.add_argument("--out", required=True, metavar="DIR", help="of the latents")
+    sub.add_argument(
+        "--out", required=True, metavar="DIR", help="directory to write the latents to"
+    )
     sub.add_argument(
         "--splits",
         nargs="+",
         default=(),
         metavar="SPLIT",
-        help="the config's training and evaluation split by default",
+        help="splits to encode; by default those that the config trains and evaluates on",
     )
-    sub.add_argument("--shards", type=int, metavar="N", help="files of a split")
-    sub.add_argument("--batch-size", type=int, metavar="N", help="images at once; 32 a device")
+    sub.add_argument("--shards", type=int, metavar="N", help="how many files a split is written to")
+    sub.add_argument(
+        "--batch-size", type=int, metavar="N", help="images encoded at once; 32 a device"
+    )
     sub = verb("stats", functions["data_stats"], data)
     config(sub)
     needs(sub, "config")

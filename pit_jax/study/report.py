@@ -1,6 +1,7 @@
 """A comparison as one self-contained HTML file, from the template beside this one."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +58,7 @@ def to_html(comparison: Comparison) -> str:
         published=PUBLISHED,
         version=__version__,
         most_columns=_COLUMNS,
+        broken=_broken,
         cut=_part,
         cut_rows=lambda rows, first: [_part(row, first) for row in rows],
         seeds=sorted({seed for entry in comparison.entries for seed in entry.values}),
@@ -114,6 +116,11 @@ def _code(paragraph: str) -> str:
 
 
 # Tables -------------------------------------------------------------------------------
+
+
+def _broken(head: str) -> markupsafe.Markup:
+    """A head that may go on in another line after the parts of a metric's name."""
+    return markupsafe.Markup(re.sub("([/_.])(?=.)", r"\1<wbr>", str(markupsafe.escape(head))))
 
 
 def _part(cells: Sequence[str], first: int) -> list[str]:

@@ -1,12 +1,15 @@
 """A comparison in words, and on a terminal of 80 columns."""
 
+import math
 import sys
 import textwrap
 
-from pit_jax.study import tables
+from pit_jax.study import statistics, tables
 from pit_jax.study.compare import Comparison, Entry, around, number, p_value, unit
 from pit_jax.study.export import mean_cost
 
+# R² from which on row and column are known, and up to which next to nothing of them is.
+_MOST, _LEAST = 0.8, 0.2
 _LISTED = 6  # comparisons that are told one by one
 _TESTS = ("p_t", "p_permutation")
 SHOWN_SEEDS = 8  # columns of single values
@@ -27,8 +30,8 @@ def sentences(comparison: Comparison) -> list[str]:
     known = [e for e in compared if e.difference.interval]
     if compared and not known:
         told.append(
-            "There is no interval of a difference with so few seeds: whether another seed would"
-            " turn the order round is not known."
+            "With so few seeds the differences have no intervals: another seed might reverse the"
+            " order."
         )
     elif len(compared) <= _LISTED:
         told += [_against(metric, base, entry) for entry in known]
@@ -48,7 +51,44 @@ def sentences(comparison: Comparison) -> list[str]:
             f"After Holm's correction p is below 0.05 for {small[0]} of {len(tested)} by the t-test"
             f" and for {small[1]} by the permutation test."
         )
-    return told
+    return told + _two_dimensions(comparison)
+
+
+def _two_dimensions(comparison: Comparison) -> list[str]:
+    """Whether models found where their tokens lie, where it was measured and not told them.
+
+    Of learned position embeddings, by how well a linear map recovers row and column.
+    """
+    told = []
+    for entry in comparison.entries:
+        found = [
+            run.result["locality/position_r2"]
+            for run in entry.group.runs
+            if "locality/position_r2" in run.result and run.config["model.position"] == "learned"
+        ]
+        if not found or not all(map(math.isfinite, found)):
+            continue
+        mean, interval = math.fsum(found) / len(found), statistics.interval(found)
+        if interval:
+            low, high = interval
+            how = f"95 % interval {number('', low)} to {number('', high)}, {len(found)} seeds"
+        else:
+            low, high = min(found), max(found)
+            seeds = "one seed" if len(found) == 1 else f"{len(found)} seeds"
+            between = "" if low == high else f"{number('', low)} to {number('', high)}, "
+            how = f"{between}{seeds}, too few for an interval"
+        if interval and low <= 0:
+            shows = "has not been shown to find"
+        else:
+            part = "" if low >= _MOST else " little of" if high < _LEAST else " some of"
+            shows = f"found{part}"
+        where = "the image's two dimensions" + ("" if interval else " in these runs")
+        told.append(
+            f"{entry.label} {shows} {where}: from its learned position embeddings a linear map"
+            f" recovers row and column of held-out positions with R² {number('', mean)} ({how};"
+            " 1 is exact, 0 no better than the mean)."
+        )
+    return told if len(told) <= _LISTED else []
 
 
 def show(comparison: Comparison) -> None:

@@ -85,7 +85,7 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
     assert any("One seed each" in note for note in found.notes)
     told = " ".join(sentences(found))
     assert "PiT 91.00 % (one seed)" in told
-    assert "There is no interval" in told
+    assert "the differences have no intervals" in told
 
 
 def test_other_seeds_are_compared_unpaired_and_it_says_so(tmp_path):
@@ -353,3 +353,35 @@ def test_a_baseline_without_a_value_names_one_that_has(tmp_path):
         compare([tmp_path])
     with pytest.raises(ConfigError, match="has no finite eval/accuracy, nor has any other"):
         compare([tmp_path / "a"])
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ((0.05, 0.07), "PiT found little of the image's two dimensions in these runs"),
+        ((0.9,), "PiT found the image's two dimensions in these runs"),
+        ((0.91, 0.93, 0.92), "PiT found the image's two dimensions: "),
+        ((0.4, 0.5, 0.45), "PiT found some of the image's two dimensions: "),
+        ((0.3, -0.2, 0.01), "PiT has not been shown to find the image's two dimensions: "),
+    ],
+)
+def test_it_answers_whether_the_two_dimensions_were_found(tmp_path, found, words):
+    for seed, r2 in enumerate(found):
+        run = fake_run(tmp_path / f"s{seed}", 0.9, seed)
+        run.write_status(
+            state="done", step=40, result={"eval/accuracy": 0.9, "locality/position_r2": r2}
+        )
+    compared = compare([tmp_path])
+    label = compared.entries[0].label
+    (sentence,) = [s for s in sentences(compared) if "two dimensions" in s]
+    assert sentence.startswith(words.replace("PiT", label, 1))
+    assert ("95 % interval" in sentence) == (len(found) >= 3)
+    assert f"R² {sum(found) / len(found):.4g}" in sentence
+
+
+def test_it_answers_nothing_of_positions_that_were_told(tmp_path):
+    run = fake_run(tmp_path / "a", 0.9, model__position="sincos2d")
+    run.write_status(
+        state="done", step=40, result={"eval/accuracy": 0.9, "locality/position_r2": 1.0}
+    )
+    assert not any("two dimensions" in s for s in sentences(compare([tmp_path])))

@@ -217,7 +217,7 @@ def _elsewhere(comparison: Comparison) -> dict[str, Any] | None:
         [p["label"], p["metric"], number(p["metric"], p["value"]), p["note"] or "–"]
         for p in comparison.elsewhere
     ]
-    table = Table("Published, of other settings", ["setting", "metric", "value", "note"], rows)
+    table = Table("Published, for other settings", ["setting", "metric", "value", "note"], rows)
     same = [p for p in comparison.elsewhere if p["metric"] == comparison.metric]
     drawn = [
         plots.Row(p["label"], published=[p["value"] * factor(comparison.metric)]) for p in same

@@ -40,7 +40,7 @@ def sentences(comparison: Comparison) -> list[str]:
         below = sum(e.difference.interval[1] < 0 for e in known)
         told.append(
             f"Of {len(known)} differences from {base}, the 95 % interval lies above 0 in {above},"
-            f" below 0 in {below} and holds 0 in {len(known) - above - below}."
+            f" below 0 in {below} and includes 0 in {len(known) - above - below}."
         )
     tested = [e for e in compared if e.p_permutation is not None]
     if len(compared) > _LISTED and tested:
@@ -190,14 +190,14 @@ def _against(metric: str, base: str, entry: Entry) -> str:
     if found.mean == 0:
         head = f"{entry.label} has the same mean as {base}"
     between = f"{number(metric, low, True)} to {number(metric, high, True)}"
-    holds = "which holds 0" if low <= 0 <= high else "which leaves 0 out"
+    holds = "which includes 0" if low <= 0 <= high else "which excludes 0"
     paired = f"paired over {found.count} seeds" if found.paired else "independent groups"
     text = f"{head} (95 % interval of the difference {between}, {paired}), {holds}"
     if entry.p_permutation is not None:
         tests = f"t-test {p_value(entry.p_t)}, permutation test {p_value(entry.p_permutation)}"
         text += f"; p after Holm's correction: {tests}"
     elif low <= 0 <= high:
-        text += ": these runs do not tell the two apart"
+        text += ": these runs cannot tell the two apart"
     return f"{text}."
 
 

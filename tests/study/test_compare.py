@@ -124,17 +124,17 @@ def test_a_tie_is_a_comparison_too(tmp_path):
 def test_a_difference_over_some_seeds_says_which(tmp_path):
     found = compare([pair(tmp_path, PIT[:4], VIT[1:3], first=1)])
     assert found.entries[1].difference.count == 2
-    assert "ViT/2: the difference is of seeds 1, 2 alone, which both have." in found.notes
+    assert "ViT/2: the difference uses only the seeds that both have, 1, 2." in found.notes
 
 
 def test_words_claim_no_more_than_the_interval(tmp_path):
     told = " ".join(sentences(compare([pair(tmp_path / "a")])))
     assert "ViT/2 is 1.86 points below PiT" in told
-    assert "which leaves 0 out" in told
+    assert "which excludes 0" in told
     told = " ".join(
         sentences(compare([pair(tmp_path / "b", [0.9, 0.95, 0.93], [0.95, 0.92, 0.93])]))
     )
-    assert "which holds 0: these runs do not tell the two apart" in told
+    assert "which includes 0: these runs cannot tell the two apart" in told
 
 
 def test_a_run_that_is_not_finite_is_told_and_left_out(tmp_path):

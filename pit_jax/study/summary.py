@@ -10,6 +10,7 @@ from pit_jax.study.export import mean_cost
 
 # R² from which on row and column are known, and up to which next to nothing of them is.
 _MOST, _LEAST = 0.8, 0.2
+_R2 = "eval/locality/position_r2"  # in the last evaluation
 _LISTED = 6  # comparisons that are told one by one
 _TESTS = ("p_t", "p_permutation")
 SHOWN_SEEDS = 8  # columns of single values
@@ -61,11 +62,8 @@ def _two_dimensions(comparison: Comparison) -> list[str]:
     """
     told = []
     for entry in comparison.entries:
-        found = [
-            run.result["locality/position_r2"]
-            for run in entry.group.runs
-            if "locality/position_r2" in run.result and run.config["model.position"] == "learned"
-        ]
+        learned = [r for r in entry.group.runs if r.config["model.position"] == "learned"]
+        found = [run.result[_R2] for run in learned if _R2 in run.result]
         if not found or not all(map(math.isfinite, found)):
             continue
         mean, interval = math.fsum(found) / len(found), statistics.interval(found)

@@ -369,7 +369,7 @@ def test_it_answers_whether_the_two_dimensions_were_found(tmp_path, found, words
     for seed, r2 in enumerate(found):
         run = fake_run(tmp_path / f"s{seed}", 0.9, seed)
         run.write_status(
-            state="done", step=40, result={"eval/accuracy": 0.9, "locality/position_r2": r2}
+            state="done", step=40, result={"eval/accuracy": 0.9, "eval/locality/position_r2": r2}
         )
     compared = compare([tmp_path])
     label = compared.entries[0].label
@@ -382,6 +382,6 @@ def test_it_answers_whether_the_two_dimensions_were_found(tmp_path, found, words
 def test_it_answers_nothing_of_positions_that_were_told(tmp_path):
     run = fake_run(tmp_path / "a", 0.9, model__position="sincos2d")
     run.write_status(
-        state="done", step=40, result={"eval/accuracy": 0.9, "locality/position_r2": 1.0}
+        state="done", step=40, result={"eval/accuracy": 0.9, "eval/locality/position_r2": 1.0}
     )
     assert not any("two dimensions" in s for s in sentences(compare([tmp_path])))

@@ -242,8 +242,8 @@ def _values(group: Group, metric: str, notes: list[str]) -> dict[int, float]:
         notes.append(f"{group.label}: no {metric} in {_names(missing)}")
     if unusable:
         notes.append(
-            f"{group.label}: {metric} is not finite in {_names(unusable)}; mean and interval are of"
-            " the other seeds, which may flatter it"
+            f"{group.label}: {metric} is not finite in {_names(unusable)}; mean and interval are"
+            " those of the other seeds, which may flatter it"
         )
     return {
         run.seed: run.result[metric]
@@ -258,13 +258,15 @@ def _remarks(comparison: Comparison) -> list[str]:
     differences = [e.difference for e in comparison.entries if e.difference]
     most, fewest = comparison.seeds, min(len(e.values) for e in comparison.entries)
     if most == 1:
-        remarks.append("One seed each: a single value has no interval and a difference no test.")
+        remarks.append(
+            "One seed each: a single value has no interval, and a difference cannot be tested."
+        )
     elif most < statistics.FEWEST:
         remarks.append("Two seeds are too few for an interval.")
     else:
         remarks.append("±: half of the 95 % interval of the mean over seeds, Student's t.")
         if fewest < statistics.FEWEST:
-            remarks.append("Of one value or two there is no interval.")
+            remarks.append("There is no interval for one or two values.")
     pairs = [d.count for d in differences if d.paired]
     welch = [e.label for e in comparison.entries if e.difference and not e.difference.paired]
     if pairs and most > 1:
@@ -277,12 +279,12 @@ def _remarks(comparison: Comparison) -> list[str]:
         if held and held.paired and held.count < max(len(entry.values), len(base.values)):
             common = ", ".join(str(s) for s in entry.values if s in base.values)
             remarks.append(
-                f"{entry.label}: the difference is of seeds {common} alone, which both have."
+                f"{entry.label}: the difference uses only the seeds that both have, {common}."
             )
     if welch:
         remarks.append(
-            f"{_some(welch)}: not the baseline's seeds, so the difference is of independent groups"
-            " (Welch)."
+            f"{_some(welch)}: other seeds than the baseline's, so the two are compared"
+            " as independent groups (Welch)."
         )
     with_p = [d for d in differences if d.p_permutation is not None]
     if tested := len(with_p):
@@ -315,7 +317,7 @@ def _remarks(comparison: Comparison) -> list[str]:
         )
     if len(differences) > 1 and not tested and most >= statistics.FEWEST:
         remarks.append(
-            f"Each interval is of one comparison alone: of {len(differences)} some may leave 0 out"
+            f"Each interval is for one comparison alone: of {len(differences)} some may exclude 0"
             " by chance."
         )
     if comparison.handmade:
@@ -323,7 +325,9 @@ def _remarks(comparison: Comparison) -> list[str]:
         remarks.append(f"Made by hand, not by a run, and measured once: {names}.")
     outside = [e for e in comparison.entries if e.interval and e.interval[1] > 1]
     if factor(comparison.metric) == 100 and outside:
-        remarks.append("Student's t knows no upper bound: an interval of few seeds can pass 100 %.")
+        remarks.append(
+            "Student's t has no upper bound: with few seeds an interval can exceed 100 %."
+        )
     return remarks
 
 

@@ -117,7 +117,7 @@ def figures(comparison: Comparison, values: Table) -> list[Figure]:
             _figure(
                 f"Difference from the baseline: {comparison.baseline}",
                 "Dot: mean difference; line: its 95 % interval, of each comparison alone. Where"
-                " it crosses the upright line at 0, these seeds do not tell the two apart.",
+                " it crosses the upright line at 0, these seeds cannot tell the two apart.",
                 Table(along, heads, cells),
                 lambda title, width: plots.dots(differences, along, title, told, width, zero=True),
             )

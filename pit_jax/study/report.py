@@ -1,6 +1,7 @@
 """A comparison as one self-contained HTML file, from the template beside this one."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ def to_html(comparison: Comparison) -> str:
         published=PUBLISHED,
         version=__version__,
         most_columns=_COLUMNS,
+        broken=_broken,
         cut=_part,
         cut_rows=lambda rows, first: [_part(row, first) for row in rows],
         seeds=sorted({seed for entry in comparison.entries for seed in entry.values}),
@@ -115,6 +117,11 @@ def _code(paragraph: str) -> str:
 
 
 # Tables -------------------------------------------------------------------------------
+
+
+def _broken(head: str) -> markupsafe.Markup:
+    """A head that may go on in another line after the parts of a metric's name."""
+    return markupsafe.Markup(re.sub("([/_.])(?=.)", r"\1<wbr>", str(markupsafe.escape(head))))
 
 
 def _part(cells: Sequence[str], first: int) -> list[str]:
@@ -214,7 +221,7 @@ def _elsewhere(comparison: Comparison) -> dict[str, Any] | None:
         [p["label"], p["metric"], number(p["metric"], p["value"]), p["note"] or "–"]
         for p in comparison.elsewhere
     ]
-    table = Table("Published, of other settings", ["setting", "metric", "value", "note"], rows)
+    table = Table("Published, for other settings", ["setting", "metric", "value", "note"], rows)
     same = [p for p in comparison.elsewhere if p["metric"] == comparison.metric]
     drawn = [
         plots.Row(p["label"], published=[p["value"] * factor(comparison.metric)]) for p in same

@@ -1,12 +1,16 @@
 """A comparison in words, and on a terminal of 80 columns."""
 
+import math
 import sys
 import textwrap
 
-from pit_jax.study import tables
+from pit_jax.study import statistics, tables
 from pit_jax.study.compare import Comparison, Entry, around, number, p_value, unit
 from pit_jax.study.export import mean_cost
 
+# R² from which on row and column are known, and up to which next to nothing of them is.
+_MOST, _LEAST = 0.8, 0.2
+_R2 = "eval/locality/position_r2"  # in the last evaluation
 _LISTED = 6  # comparisons that are told one by one
 _TESTS = ("p_t", "p_permutation")
 SHOWN_SEEDS = 8  # columns of single values
@@ -27,8 +31,8 @@ def sentences(comparison: Comparison) -> list[str]:
     known = [e for e in compared if e.difference.interval]
     if compared and not known:
         told.append(
-            "There is no interval of a difference with so few seeds: whether another seed would"
-            " turn the order round is not known."
+            "With so few seeds the differences have no intervals: another seed might reverse the"
+            " order."
         )
     elif len(compared) <= _LISTED:
         told += [_against(metric, base, entry) for entry in known]
@@ -37,7 +41,7 @@ def sentences(comparison: Comparison) -> list[str]:
         below = sum(e.difference.interval[1] < 0 for e in known)
         told.append(
             f"Of {len(known)} differences from {base}, the 95 % interval lies above 0 in {above},"
-            f" below 0 in {below} and holds 0 in {len(known) - above - below}."
+            f" below 0 in {below} and includes 0 in {len(known) - above - below}."
         )
     tested = [e for e in compared if e.p_permutation is not None]
     if len(compared) > _LISTED and tested:
@@ -48,7 +52,41 @@ def sentences(comparison: Comparison) -> list[str]:
             f"After Holm's correction p is below 0.05 for {small[0]} of {len(tested)} by the t-test"
             f" and for {small[1]} by the permutation test."
         )
-    return told
+    return told + _two_dimensions(comparison)
+
+
+def _two_dimensions(comparison: Comparison) -> list[str]:
+    """Whether models found where their tokens lie, where it was measured and not told them.
+
+    Of learned position embeddings, by how well a linear map recovers row and column.
+    """
+    told = []
+    for entry in comparison.entries:
+        learned = [r for r in entry.group.runs if r.config["model.position"] == "learned"]
+        found = [run.result[_R2] for run in learned if _R2 in run.result]
+        if not found or not all(map(math.isfinite, found)):
+            continue
+        mean, interval = math.fsum(found) / len(found), statistics.interval(found)
+        if interval:
+            low, high = interval
+            how = f"95 % interval {number('', low)} to {number('', high)}, {len(found)} seeds"
+        else:
+            low, high = min(found), max(found)
+            seeds = "one seed" if len(found) == 1 else f"{len(found)} seeds"
+            between = "" if low == high else f"{number('', low)} to {number('', high)}, "
+            how = f"{between}{seeds}, too few for an interval"
+        if interval and low <= 0:
+            shows = "has not been shown to find"
+        else:
+            part = "" if low >= _MOST else " little of" if high < _LEAST else " some of"
+            shows = f"found{part}"
+        where = "the image's two dimensions" + ("" if interval else " in these runs")
+        told.append(
+            f"{entry.label} {shows} {where}: from its learned position embeddings a linear map"
+            f" recovers row and column of held-out positions with R² {number('', mean)} ({how};"
+            " 1 is exact, 0 no better than the mean)."
+        )
+    return told if len(told) <= _LISTED else []
 
 
 def show(comparison: Comparison) -> None:
@@ -150,14 +188,14 @@ def _against(metric: str, base: str, entry: Entry) -> str:
     if found.mean == 0:
         head = f"{entry.label} has the same mean as {base}"
     between = f"{number(metric, low, True)} to {number(metric, high, True)}"
-    holds = "which holds 0" if low <= 0 <= high else "which leaves 0 out"
+    holds = "which includes 0" if low <= 0 <= high else "which excludes 0"
     paired = f"paired over {found.count} seeds" if found.paired else "independent groups"
     text = f"{head} (95 % interval of the difference {between}, {paired}), {holds}"
     if entry.p_permutation is not None:
         tests = f"t-test {p_value(entry.p_t)}, permutation test {p_value(entry.p_permutation)}"
         text += f"; p after Holm's correction: {tests}"
     elif low <= 0 <= high:
-        text += ": these runs do not tell the two apart"
+        text += ": these runs cannot tell the two apart"
     return f"{text}."
 
 

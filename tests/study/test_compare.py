@@ -85,7 +85,7 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
     assert any("One seed each" in note for note in found.notes)
     told = " ".join(sentences(found))
     assert "PiT 91.00 % (one seed)" in told
-    assert "There is no interval" in told
+    assert "the differences have no intervals" in told
 
 
 def test_other_seeds_are_compared_unpaired_and_it_says_so(tmp_path):
@@ -124,17 +124,17 @@ def test_a_tie_is_a_comparison_too(tmp_path):
 def test_a_difference_over_some_seeds_says_which(tmp_path):
     found = compare([pair(tmp_path, PIT[:4], VIT[1:3], first=1)])
     assert found.entries[1].difference.count == 2
-    assert "ViT/2: the difference is of seeds 1, 2 alone, which both have." in found.notes
+    assert "ViT/2: the difference uses only the seeds that both have, 1, 2." in found.notes
 
 
 def test_words_claim_no_more_than_the_interval(tmp_path):
     told = " ".join(sentences(compare([pair(tmp_path / "a")])))
     assert "ViT/2 is 1.86 points below PiT" in told
-    assert "which leaves 0 out" in told
+    assert "which excludes 0" in told
     told = " ".join(
         sentences(compare([pair(tmp_path / "b", [0.9, 0.95, 0.93], [0.95, 0.92, 0.93])]))
     )
-    assert "which holds 0: these runs do not tell the two apart" in told
+    assert "which includes 0: these runs cannot tell the two apart" in told
 
 
 def test_a_run_that_is_not_finite_is_told_and_left_out(tmp_path):
@@ -353,3 +353,35 @@ def test_a_baseline_without_a_value_names_one_that_has(tmp_path):
         compare([tmp_path])
     with pytest.raises(ConfigError, match="has no finite eval/accuracy, nor has any other"):
         compare([tmp_path / "a"])
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ((0.05, 0.07), "PiT found little of the image's two dimensions in these runs"),
+        ((0.9,), "PiT found the image's two dimensions in these runs"),
+        ((0.91, 0.93, 0.92), "PiT found the image's two dimensions: "),
+        ((0.4, 0.5, 0.45), "PiT found some of the image's two dimensions: "),
+        ((0.3, -0.2, 0.01), "PiT has not been shown to find the image's two dimensions: "),
+    ],
+)
+def test_it_answers_whether_the_two_dimensions_were_found(tmp_path, found, words):
+    for seed, r2 in enumerate(found):
+        run = fake_run(tmp_path / f"s{seed}", 0.9, seed)
+        run.write_status(
+            state="done", step=40, result={"eval/accuracy": 0.9, "eval/locality/position_r2": r2}
+        )
+    compared = compare([tmp_path])
+    label = compared.entries[0].label
+    (sentence,) = [s for s in sentences(compared) if "two dimensions" in s]
+    assert sentence.startswith(words.replace("PiT", label, 1))
+    assert ("95 % interval" in sentence) == (len(found) >= 3)
+    assert f"R² {sum(found) / len(found):.4g}" in sentence
+
+
+def test_it_answers_nothing_of_positions_that_were_told(tmp_path):
+    run = fake_run(tmp_path / "a", 0.9, model__position="sincos2d")
+    run.write_status(
+        state="done", step=40, result={"eval/accuracy": 0.9, "eval/locality/position_r2": 1.0}
+    )
+    assert not any("two dimensions" in s for s in sentences(compare([tmp_path])))

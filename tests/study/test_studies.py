@@ -173,9 +173,11 @@ def test_minutes_at_tiny_scale_are_what_committed_runs_took(name):
 @pytest.mark.parametrize("name", [name for name in RESULTS if name != "demo"])
 def test_committed_results_are_of_points_that_the_study_still_has(name):
     groups = json.loads((FOLDER / "results" / RESULTS[name]).read_text())["groups"]
-    ran = {Path(run["directory"]).name for group in groups for run in group["runs"]}
+    ran = {Path(run["directory"]).name[-8:] for group in groups for run in group["runs"]}
     assert ran
-    assert ran <= {point.directory for point in read(name, "tiny")[1]}
+    # By a version that knew no fields with another value for old runs; labels may read otherwise.
+    found = [(points.without_later(p.config), p.swept, p.needs) for p in read(name, "tiny")[1]]
+    assert ran <= {points.identity(*known)[:8] for known in found}
 
 
 def test_permutations_are_of_the_same_doses_for_every_patch():

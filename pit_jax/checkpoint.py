@@ -17,17 +17,22 @@ import contextlib
 import json
 import math
 import shutil
+import time
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 
 from pit_jax import files, judge, sums
 from pit_jax.errors import ConfigError, PitError, StorageError
 from pit_jax.parallel.rules import path_of
 from pit_jax.rundir import RunDir
+
+_OWN = "ocdbt.process_{}"  # where orbax puts what one process of several writes
+_PATIENCE_S = 60.0  # for the others' sums, before process 0 makes them itself
 
 # What orbax writes beside the numbers: 0.2 MB measured for a hundred arrays, and room for
 # the pieces that it merges at the end.
@@ -60,6 +65,8 @@ class Checkpoints:
         self.finish()
         self._rundir.guard()
         self._check_space(step, state)
+        if jax.process_index() == 0:  # of a save of this step that was cut off
+            self._forget_shares(step)
         try:
             self._checkpointer.save(self._root / str(step), state)
         except Exception as error:  # orbax wraps a full disk in many types
@@ -89,7 +96,9 @@ class Checkpoints:
     def _commit(self, step: int, shapes: dict[str, tuple], metrics: dict[str, float]) -> None:
         try:
             self._checkpointer.wait_until_finished()
-            if jax.process_index() == 0:
+            if jax.process_index() != 0:
+                self._sum_share(step)
+            else:
                 self._check_saved(step, shapes)
                 self._rundir.flush_rows()  # or the rows before this step would be lost for good
                 self._write_manifest(step, metrics)
@@ -127,9 +136,48 @@ class Checkpoints:
         return StorageError(message + (f"; step {before[-1]} is intact" if before else ""))
 
     def _write_manifest(self, step: int, metrics: dict[str, float]) -> None:
-        content = sums.of_folder(self._root / str(step))
+        content = sums.of_folder(self._root / str(step), self._shares(step))
         manifest = {"step": step, "metrics": metrics, "files": content}
         self._rundir.write(f"manifests/{step}.json", json.dumps(manifest, indent=1) + "\n")
+        self._forget_shares(step)
+
+    # On a disk that several processes share each sums the files that it wrote, which it has at
+    # hand, and process 0 takes its word. Buckets make sums by themselves.
+
+    def _share(self, step: int, process: int) -> epath.Path:
+        return self._manifests / f"{step}.process-{process}.json"
+
+    def _sum_share(self, step: int) -> None:
+        """Leaves the sums of this process's files for process 0, which does without if it must."""
+        if files.in_bucket(self._root):
+            return
+        own = _OWN.format(jax.process_index())
+        with contextlib.suppress(OSError, PitError):
+            found = sums.of_folder(self._root / str(step) / own)
+            found = {f"{own}/{name}": says for name, says in found.items()}
+            files.write(self._share(step, jax.process_index()), json.dumps(found))
+
+    def _shares(self, step: int) -> dict[str, dict[str, Any]]:
+        """The sums that the other processes made, of those that have within `_PATIENCE_S`."""
+        if files.in_bucket(self._root):
+            return {}
+        others = [
+            process
+            for process in range(1, jax.process_count())
+            if (self._root / str(step) / _OWN.format(process)).exists()
+        ]
+        found, deadline = {}, time.monotonic() + _PATIENCE_S
+        while others and time.monotonic() < deadline:
+            for process in list(others):
+                with contextlib.suppress(OSError, ValueError):
+                    found |= json.loads(self._share(step, process).read_text())
+                    others.remove(process)
+            time.sleep(0.05 if others else 0)
+        return found
+
+    def _forget_shares(self, step: int) -> None:
+        for process in range(1, jax.process_count()):
+            self._share(step, process).unlink(missing_ok=True)
 
     def _prune(self) -> None:
         """Deletes all but the newest and the best: manifest first, then the files."""

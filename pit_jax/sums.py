@@ -25,13 +25,22 @@ _TOLD = {"md5": "md5Hash", "crc32c": "crc32c"}  # what Google's listings call th
 _KINDS = ("sha256", *_TOLD)
 
 
-def of_folder(folder: epath.Path) -> dict[str, dict[str, Any]]:
+def of_folder(
+    folder: epath.Path, known: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, dict[str, Any]]:
     """Sizes and sums of all files below a folder, by their relative paths; {} if there is none.
+
+    Args:
+      folder: where they lie.
+      known: sums of some of them, which are not read again.
 
     Raises:
       StorageError: if a file cannot be read.
     """
     found = _listed(folder)
+    for name, says in (known or {}).items():
+        if name in found and found[name]["bytes"] == says["bytes"]:
+            found[name] |= says
     untold = [name for name, says in found.items() if not _kind_of(says)]
     read = _read(folder, dict.fromkeys(untold, "sha256"))
     return {name: says | read.get(name, {}) for name, says in found.items()}

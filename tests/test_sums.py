@@ -15,7 +15,7 @@ import pytest
 from etils import epath
 from etils.epath.backend import fsspec_backend
 
-from pit_jax import checkpoint, rundir, sums
+from pit_jax import checkpoint, files, rundir, sums
 
 from . import gcs
 
@@ -152,3 +152,46 @@ def test_a_checkpoint_in_a_bucket_is_not_fetched_to_be_summed(counted):
     np.testing.assert_array_equal(saved.restore(1, shape)["w"], noise)
     assert handler.fetched > noise.nbytes  # the count counts
     saved.close()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_each_process_sums_the_files_that_it_wrote(told, tmp_path, monkeypatch):
+    """Process 0 of three fetches nothing of what the others wrote, unless they say nothing."""
+    folder = epath.Path(tmp_path / "checkpoints" / "5")
+    for process in range(3):
+        filled(folder / f"ocdbt.process_{process}")
+    filled(folder)
+    expected, read = sums.of_folder(folder), []
+    saved = [checkpoint.Checkpoints(rundir.RunDir(tmp_path)) for _ in range(3)]
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    original = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: read.append(path) or original(path))
+    for process in (1, 2):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        if told:
+            saved[process]._sum_share(5)
+            assert {path.parts[-2] for path in read} <= {
+                "below",
+                "deeper",
+                f"ocdbt.process_{process}",
+            }
+            read.clear()
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    monkeypatch.setattr(checkpoint, "_PATIENCE_S", 5.0 if told else 0.0)
+    saved[0]._write_manifest(5, {})
+    manifests = [path.name for path in (tmp_path / "manifests").iterdir()]
+    assert manifests == ["5.json"]
+    assert saved[0]._manifest(5)["files"] == expected
+    assert len(read) == (6 if told else 12)
+    assert saved[0].steps() == [5]
+
+
+def test_a_share_of_a_save_that_was_cut_off_is_not_believed(tmp_path, monkeypatch):
+    saved = checkpoint.Checkpoints(rundir.RunDir(tmp_path))
+    stale = tmp_path / "manifests" / "1.process-1.json"
+    stale.parent.mkdir()
+    stale.write_text("{}")
+    monkeypatch.setattr(saved._checkpointer, "save", lambda *_: pytest.fail(str(stale.exists())))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(BaseException, match="False"):
+        saved.save(1, {"w": jnp.zeros(3)}, {})

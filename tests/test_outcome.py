@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from pit_jax import cli, evaluate, lease, metrics, outcome, rundir, train
+from pit_jax import cli, evaluate, lease, metrics, optim, outcome, rundir, train
 from pit_jax.data import pipeline
 from pit_jax.errors import ConfigError, NonFiniteLoss, Stopped, StorageError
 
@@ -80,7 +80,8 @@ def test_a_state_that_is_not_finite_is_neither_evaluated_nor_saved(
     """The loss of step 2, at which it evaluates and saves; the weights that step 1 makes."""
     resolved.train.steps = 2
     resolved.optim.update(name="sgd", clip=0.0, warmup="0 steps", schedule="constant")
-    resolved.optim.lr = 1e30 if what == "loss" else 1e39
+    rate = 1e30 if what == "loss" else 1e39  # more than the field takes
+    monkeypatch.setattr(optim, "schedule", lambda *_: lambda count: rate)
     resolved.eval.every = "2 steps" if what == "loss" else "1 steps"
     resolved.checkpoint.every = "2 steps"
     monkeypatch.setattr(evaluate, "run", lambda *_: pytest.fail("it was evaluated"))

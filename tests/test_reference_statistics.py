@@ -148,7 +148,7 @@ def test_mistakes_are_one_line(capsys, config, network, tmp_path):
     for what in (["--images"], ["--features", "fid.pth"]):
         line = refused(*what, "--config.data.eval_crop=0.875")
         assert "with whole ones, as diffusion trains on them, so write --config.data.eval_c" in line
-    config.data.name = "latents"
+    config.task, config.data.name, config.model.name = "diffusion", "latents", "dit"
     with pytest.raises(ConfigError, match="'latents' has no images"):
         reference_statistics.write(config, "x.npz", "fid.pth")
     assert list(tmp_path.iterdir()) == []
@@ -162,10 +162,11 @@ def test_an_inception_file_that_is_not_there_is_named(capsys, tmp_path):
 
 def test_a_broken_image_is_not_said_to_be_skippable_where_none_may_lack(config, tmp_path):
     """A file of images is begun with their number; statistics leave out what config says."""
-    path = tmp_path / "train" / "a" / "0.png"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"no image")
-    config.data.update(name="folder", dir=str(tmp_path), num_classes=1)
+    for name in "ab":
+        path = tmp_path / "train" / name / "0.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"no image")
+    config.data.update(name="folder", dir=str(tmp_path), num_classes=2)
     for few in (0, 1):
         config.data.per_class = few
         with pytest.raises(StorageError, match=r"\(.*\); mend it, or remove it$"):

@@ -81,7 +81,7 @@ class Round(nn.Module):
         y = attention(q, keys, values, self.attention, exchange=self.exchange).reshape(z.shape)
         z = z + drop(_dense(width, self.dtype, "out", self.initial)(y))
         y = LayerNorm(self.norm_eps, self.dtype, name="norm2")(z)
-        y = drop(gelu(_dense(self.mlp, self.dtype, "up", self.initial)(y)))
+        y = drop(gelu(_dense(self.mlp or 4 * width, self.dtype, "up", self.initial)(y)))
         y = constrain(y, "batch", "seq", "model")  # (B, M, mlp)
         z = z + drop(_dense(width, self.dtype, "down", self.initial)(y))
         return Trunk(

@@ -211,7 +211,7 @@ class Block(nn.Module):
         y = jax.lax.switch(which, attends, q, k, v) if len(attends) > 1 else attends[0](q, k, v)
         y = y.reshape(x.shape)
         x = x + branch(dense(width, "out")(y), "attention", gate1)
-        y = dense(self.mlp, "up")(norm(x, "norm2", shift2, scale2))
+        y = dense(self.mlp or 4 * width, "up")(norm(x, "norm2", shift2, scale2))
         y = drop(ACTIVATIONS[self.activation](y))
         y = constrain(y, "batch", "seq", "model")  # (B, L, mlp)
         x = x + branch(dense(width, "down")(y), "mlp", gate2)

@@ -18,6 +18,8 @@ class Encoder(nn.Module, kw_only=True):
     A base class and not a part, so that `embed`, `trunk` and `norm` have the same paths in
     all of them and weights pass from one to the other as they are.
 
+    `mlp` is the number of hidden units of the MLPs, 0 for 4 × width.
+
     `pool` says what stands for the whole image: "cls" the [CLS] token; "mean" the mean of all
     tokens, without a [CLS] among them; "patches" the mean of all tokens but [CLS], normed
     after it instead of before (MAE's fine-tuning, He et al. 2021).

@@ -225,7 +225,7 @@ def test_what_is_not_there_or_not_wanted_is_refused(root, data, tmp_path):
         data, ConfigError
     )
     data.update(name="noise@4", dir="gs://bucket/sets")
-    assert "gs://bucket/sets is no local directory" in refused(data, ConfigError)
+    assert "gs://bucket/sets: data is read from a disk" in refused(data, ConfigError)
 
 
 def test_a_half_written_copy_is_refused(data, tmp_path):

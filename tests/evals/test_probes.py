@@ -53,7 +53,7 @@ def test_the_command_probes_a_run(task, tiny, tmp_path, capsys):
     words = ("eval", "--workdir", str(tmp_path / "run"), "--probe", "linear", "knn", "fewshot")
     assert cli.run(words) == 0
     printed = capsys.readouterr().out
-    found = {name: float(value) for name, value in re.findall(r"(\S+) +(\S+)\n", printed)}
+    found = {name: float(value) for name, value in re.findall(r"^(\S+) +(\S+)\n", printed, re.M)}
     names = {"linear_accuracy", "linear_base_rate", "knn_accuracy"}
     names |= {f"fewshot_{n}_{what}" for n in (5, 10) for what in ("accuracy", "std", "examples")}
     assert set(found) == {"step"} | {f"eval/{name}" for name in names}

@@ -306,7 +306,7 @@ def test_tables_positions_and_biases_do_not_decay():
 
 def test_names_are_read():
     both = ("s", "b", "l", "xl")
-    xl = {"patch": 2, "depth": 28, "width": 1152, "mlp": 4608, "heads": 16}
+    xl = {"patch": 2, "depth": 28, "width": 1152, "mlp": 0, "heads": 16}
     assert sizes.parse_dit_name("dit-xl/2", both) == xl
     assert sizes.parse_dit_name("pit-l", both) == sizes.parse_dit_name("dit-l/1", both)
     assert sizes.parse_dit_name("pit") == {"patch": 1}

@@ -51,6 +51,14 @@ def test_parameter_counts_equal_the_papers(name, image_size, classes, expected):
     assert abs(count(name, image_size, classes) - expected) <= tolerance
 
 
+def test_an_mlp_of_no_units_named_is_four_times_as_wide():
+    def shapes(mlp: int):
+        model = vit.ViT(**SMALL | {"mlp": mlp})
+        return jax.eval_shape(model.init, jax.random.key(0), images())
+
+    assert shapes(0) == shapes(4 * SMALL["width"])
+
+
 def test_parameter_count_does_not_depend_on_heads():
     width, mlp, layers, classes = 16, 32, 3, 5
     block = 4 * (width**2 + width) + 2 * width * mlp + mlp + width + 4 * width

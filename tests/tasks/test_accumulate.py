@@ -39,6 +39,7 @@ def stored(task, rows: int) -> dict:
     shapes = task.batch_shapes(rows)
     batch = {"image": rng.integers(0, 256, shapes["image"].shape, dtype=np.uint8)}
     batch["label"] = np.arange(rows, dtype=np.int32) % 10
+    batch["index"] = np.arange(rows, dtype=np.int32)
     if "depth" in shapes:
         batch["depth"] = rng.uniform(0.5, 5, shapes["depth"].shape).astype(np.float32)
         batch["depth"][0::2] = 0  # a whole part of two

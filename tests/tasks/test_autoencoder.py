@@ -79,8 +79,8 @@ def test_the_loss_is_that_of_the_sums_over_an_image(ready):
     absolute = np.abs(x - y).sum((1, 2, 3))
     divergence = (0.5 * (m**2 + s**2 - 1 - np.log(s**2))).sum((1, 2, 3))
     np.testing.assert_allclose(loss, (absolute + 0.5 * divergence).mean() / 64, rtol=1e-5)
-    np.testing.assert_allclose(logged["l1"], absolute.mean() / 64, rtol=1e-5)
-    np.testing.assert_allclose(logged["kl"], divergence.mean(), rtol=1e-5)
+    np.testing.assert_allclose(logged["l1"].value, absolute.mean() / 64, rtol=1e-5)
+    np.testing.assert_allclose(logged["kl"].value, divergence.mean(), rtol=1e-5)
 
 
 def test_figures_are_those_of_numpy_and_filling_rows_count_nothing(ready):

@@ -83,8 +83,8 @@ def test_the_loss_is_that_of_the_definition(task, params, digits):
     np.testing.assert_allclose(said, expected, atol=2e-4)
     mse = np.square(said[..., :1] - np.float64(batch["noise"])).mean()
     loss, parts = jax.jit(task.loss)(params, batch, jax.random.key(0))
-    assert float(parts["mse"]) == pytest.approx(mse, rel=1e-4)
-    assert float(loss) == pytest.approx(float(parts["mse"] + parts["vlb"]), rel=1e-6)
+    assert float(parts["mse"].value) == pytest.approx(mse, rel=1e-4)
+    assert float(loss) == pytest.approx(float(parts["mse"].value + parts["vlb"].value), rel=1e-6)
 
 
 def test_evaluation_counts_real_rows_once_and_always_alike(task, params, digits):

@@ -24,8 +24,9 @@ def measure(path):
     lines: list[str] = []
     options = {"which": ("locality",), "devices": jax.devices()[:1], "say": lines.append}
     found = evaluate.evaluate(config, path, **options)
-    assert len(lines) == 1
-    return {k.removeprefix("eval/locality/"): v for k, v in found.items()}, lines[0]
+    text, dtype = lines
+    assert dtype == f"step {found['step']} in float32"
+    return {k.removeprefix("eval/locality/"): v for k, v in found.items()}, text
 
 
 @pytest.fixture(scope="module")

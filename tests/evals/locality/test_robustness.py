@@ -78,8 +78,8 @@ def test_hits_count_real_images_by_themselves(resolved):
     quarters = np.random.default_rng(2).integers(0, 2, (12, 2, 2, 1), dtype=np.uint8)
     batch["image"] = 255 * quarters.repeat(4, 1).repeat(4, 2)
     predict = jax.jit(task.predict)
-    params["head"]["bias"] -= np.mean(predict(params, batch["image"]), 0)  # no favourite class
-    batch["label"] = np.asarray(predict(params, batch["image"]).argmax(-1))
+    params["head"]["bias"] -= np.mean(predict(params, batch), 0)  # no favourite class
+    batch["label"] = np.asarray(predict(params, batch).argmax(-1))
     chosen = robustness.changes(8)
     measure = jax.jit(robustness.reader(task, chosen))
     whole = measure(params, batch, 0)

@@ -75,6 +75,7 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     if lengths:
         for name in set(_LENGTHS) - set(lengths):
             assign(values.config, name, None)
+    derived.leave_out(values.config, dict(given))
     return values.config
 
 

@@ -6,7 +6,7 @@ does in a Python file.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -69,6 +69,17 @@ def require_filled(config: ConfigDict) -> None:
             f"config.{empty[0]} is 0, which only a resolved config can do without: pass the"
             " config through pit_jax.validation.resolve(config) first"
         )
+
+
+def leave_out(config: ConfigDict, given: Container[str]) -> None:
+    """Takes guidance out with the classes: a file's scale is of a network that knows them.
+
+    Args:
+      given: the fields that somebody has just changed; guidance among them is theirs.
+    """
+    conditional, scale = "diffusion.conditional", "sample.guidance"
+    if conditional in given and scale not in given and not config.diffusion.conditional:
+        assign(config, scale, FIELDS[scale].default)
 
 
 def follows(fields: Mapping[str, Any], name: str) -> bool:

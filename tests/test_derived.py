@@ -44,6 +44,17 @@ def test_an_override_of_the_source_takes_what_follows_along(tmp_path, spec, name
     assert flatten(configfile.load(spec, given))[name] == 2 * expected
 
 
+def test_a_diffusion_made_unconditional_is_not_guided():
+    spec, word = "configs/digits_diffusion.py:pit", "--config.diffusion.conditional=False"
+    assert configfile.load(spec).sample.guidance > 1
+    assert configfile.load(spec, [word]).sample.guidance == 1
+    file = configfile.PythonFile(spec)
+    found = points.build(file, [{"diffusion.conditional": False}], [], "runs")
+    assert found[0].config.sample.guidance == 1
+    with pytest.raises(ConfigError, match="needs a network that knows classes"):
+        configfile.load(spec, [word, "--config.sample.guidance=4"])
+
+
 def test_a_sweep_over_the_width_of_a_named_size_is_not_confounded():
     file = configfile.PythonFile("configs/cifar100.py:pit-t")
     found = points.build(file, [{"model.width": w} for w in (192, 384)], [], "runs")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from pit_jax import configfile, validation
+from pit_jax import configfile, derived, validation
 from pit_jax.config import assign
 from pit_jax.errors import ConfigError
 from pit_jax.study import space
@@ -48,6 +48,7 @@ class Resolver:
                 assign(config, name, None)
         for name, value in given.items():
             assign(config, name, validation.check_value(name, value))
+        derived.leave_out(config, given)
         resolved = validation.resolve(configfile.override(config, self._words))
         validation.check_meant(resolved)
         return resolved

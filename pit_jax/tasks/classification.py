@@ -55,8 +55,8 @@ class Classification(ImageTask):
         # where, not a product: a filling row may hold anything
         return {k: jnp.where(batch["mask"] > 0, v, 0).sum() for k, v in values.items()}
 
-    def predict(self, params: Any, batch: dict) -> jax.Array:
-        """Logits (B, classes) of a batch's uint8 images (B, S, S, C)."""
+    def predict(self, params: Any, batch: dict | jax.Array) -> jax.Array:
+        """Logits (B, classes) of a batch's uint8 images (B, S, S, C), or of images alone."""
         return self.model.apply({"params": params}, self.normalise(batch))
 
     def outputs(self, params: Any, batch: dict) -> tuple[jax.Array, jax.Array]:

@@ -44,8 +44,10 @@ class ImageTask:
             "index": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         }
 
-    def normalise(self, batch: dict) -> jax.Array:
-        """The uint8 images of a batch as the model sees them, float32."""
+    def normalise(self, batch: dict | jax.Array) -> jax.Array:
+        """The uint8 images of a batch, or they alone, as the model sees them, float32."""
+        if not isinstance(batch, dict):
+            batch = {"image": batch}
         return self.permuted(normalise(batch["image"], self.mean, self.std), batch)
 
     def permuted(self, images: jax.Array, batch: dict | None = None) -> jax.Array:

@@ -12,21 +12,17 @@ import os
 import re
 import shutil
 import stat
-import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 from etils.epath.backend import fsspec_backend
 
-from pit_jax import installation, printing
+from pit_jax import installation, waiting
 from pit_jax.errors import ConfigError, PitError, StorageError
 
 _PIECE = 1 << 20
-_SILENT_S = 4.0
-_HEARD: set[str] = set()  # buckets that have answered this process, or were said not to
 _DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}  # packages that read buckets
 for _driver in _DRIVERS.values():
     # They print a traceback of whatever they raise; here it is told in one line.
@@ -74,7 +70,8 @@ def check_place(path: str | os.PathLike, called: str = "the path") -> None:
     if importlib.util.find_spec("tensorflow") is None:  # epath takes it where it is installed
         try:
             _list_anew(scheme)
-            with _awaited(path, answers=False):  # asks for credentials, and so for a network
+            # Credentials may be had of a server only.
+            with waiting.announced(_bucket(path), answers=False):
                 fsspec_backend.fs(path)
         except ImportError:
             raise ConfigError(
@@ -228,7 +225,7 @@ def told(path: epath.PathLike, what: str = "written") -> Iterator[None]:
       StorageError: if the block fails because of the place.
     """
     try:
-        with _awaited(path):
+        with waiting.announced(_bucket(path)):
             yield
     except PitError:
         raise
@@ -249,33 +246,9 @@ def of_driver(error: BaseException | None) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def _awaited(path: epath.PathLike, answers: bool = True) -> Iterator[None]:
-    """Says what is waited for where a bucket is silent: its drivers try for a minute.
-
-    Args:
-      answers: whether the block ending well, or finding nothing, means that the bucket is there.
-    """
-    bucket = "/".join(os.fspath(path).split("/")[:3]) if in_bucket(path) else ""
-    if not bucket or bucket in _HEARD:
-        yield
-        return
-    line = f"waiting for {bucket} to answer: is there a network, and are there credentials?"
-    timer = threading.Timer(_SILENT_S, lambda: printing.line(line, sys.stderr))
-    timer.daemon = True
-    timer.start()
-    heard = answers
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except BaseException:
-        heard = False
-        raise
-    finally:
-        if heard or not timer.is_alive():  # answered, or said: once is enough
-            _HEARD.add(bucket)
-        timer.cancel()
+def _bucket(path: epath.PathLike) -> str:
+    """The bucket of a path, "gs://name"; "" of one on a disk."""
+    return "/".join(os.fspath(path).split("/")[:3]) if in_bucket(path) else ""
 
 
 def storage_error(path: epath.PathLike, error: Exception, what: str = "written") -> StorageError:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pit_jax import cli, files
+from pit_jax import cli, files, waiting
 from pit_jax.data import latents, sources, store
 from pit_jax.errors import ConfigError, StorageError
 
@@ -124,8 +124,8 @@ def test_a_bucket_out_of_reach_is_told_by_us_alone(caplog):
 @pytest.fixture
 def silent(monkeypatch):
     """A bucket that takes its time to answer, as one without a network does: a minute."""
-    monkeypatch.setattr(files, "_SILENT_S", 0.01)
-    monkeypatch.setattr(files, "_HEARD", set())
+    monkeypatch.setattr(waiting, "SILENT_S", 0.01)
+    monkeypatch.setattr(waiting, "_HEARD", set())
     return files
 
 

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent / "pit_jax"
 ORDER = [
     {"errors", "installation", "__init__", "__version__", "beat"},
     {"printing", "signals"},
+    {"waiting"},
     {"files", "runvalues"},
     {"sums"},
     {"diffusion"},

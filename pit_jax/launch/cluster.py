@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pit_jax import installation
+from pit_jax import installation, waiting
 from pit_jax.errors import ConfigError, PitError
 from pit_jax.launch import jobset
 
@@ -145,7 +145,8 @@ class Cluster:
         from kubernetes import client
 
         try:
-            yield
+            with waiting.announced(f"the cluster {self.context}"):
+                yield
         except client.ApiException as error:
             raise self._error(name, error.status or 0, error.body or error.reason or "") from None
         except ValueError:  # a line break in a token, which its message would show

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from pit_jax import waiting
 from pit_jax.errors import ConfigError, PitError
 from pit_jax.launch import cloud_errors
 from pit_jax.launch.cloud_errors import (
@@ -29,6 +30,7 @@ from pit_jax.launch.cloud_errors import Exhausted as Exhausted
 from pit_jax.launch.request import LABEL, Request
 
 ENDPOINT = "PIT_JAX_TPU_ENDPOINT"  # HOST:PORT on loopback, for tests
+SERVICE = "Cloud TPU"
 CALL_S = 30.0  # for one call to be answered
 PATIENCE_S = 90.0  # for a call that fails for a while
 OPERATION_S = 60.0  # until a creation has been looked at; the resource itself says the rest
@@ -224,7 +226,8 @@ class Client:
         from google.auth.exceptions import GoogleAuthError
 
         try:
-            yield
+            with waiting.announced(SERVICE):
+                yield
         except (GoogleAPIError, GoogleAuthError) as error:
             cause = error.cause if isinstance(error, RetryError) and error.cause else error
             raise cloud_errors.explained(cause, creating, name, self.project, self.zone) from None
@@ -249,7 +252,8 @@ def _connect(channel: Any) -> Any:
     if channel is not None:
         return tpu_v2.TpuClient(transport=TpuGrpcTransport(channel=channel))
     try:
-        return tpu_v2.TpuClient()
+        with waiting.announced(SERVICE, answers=False):  # asks machines and servers who we are
+            return tpu_v2.TpuClient()
     except DefaultCredentialsError:
         raise NoLogin(NO_CREDENTIALS) from None
     except GoogleAuthError as error:

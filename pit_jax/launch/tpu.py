@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pit_jax import configfile
+from pit_jax import configfile, waiting
 from pit_jax.config import assign
 from pit_jax.errors import ConfigError, PitError, Stopped
 from pit_jax.launch import accelerators, money, startup, upload, wheel
@@ -105,7 +105,8 @@ def project(args: Any) -> str:
     except ImportError:
         raise ConfigError(NO_LIBRARIES) from None
     try:
-        _, found = google.auth.default()
+        with waiting.announced("Google Cloud", answers=False):
+            _, found = google.auth.default()
     except GoogleAuthError:
         raise NoLogin(NO_CREDENTIALS) from None
     if not found:

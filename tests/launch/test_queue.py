@@ -7,6 +7,7 @@ import grpc
 import pytest
 from google.auth.exceptions import RefreshError, TransportError
 
+from pit_jax import waiting
 from pit_jax.errors import ConfigError
 from pit_jax.launch import queue
 from pit_jax.launch.request import Request
@@ -119,12 +120,16 @@ def test_the_resource_of_another_launch_is_refused(service, client):
     assert "exists in my-project, us-west4-a, of another launch" in refusal(client.create, asked())
 
 
-def test_patience_ends(service):
+def test_patience_ends_and_says_meanwhile_what_it_waits_for(service, monkeypatch, capsys):
+    monkeypatch.setattr(waiting, "SILENT_S", 0.01)
+    monkeypatch.setattr(waiting, "_HEARD", set())
     client = queue.Client("my-project", "us-west4-a", patience_s=0.2, pause_s=0.01)
     service.fail("GetQueuedResource", grpc.StatusCode.UNAVAILABLE, "down", times=10_000)
     began = time.monotonic()
     assert "not reached" in refusal(client.get, "pit", kind=queue.Unreachable)
     assert time.monotonic() - began < 20
+    assert "not reached" in refusal(client.get, "pit", kind=queue.Unreachable)
+    assert capsys.readouterr().err.count("waiting for Cloud TPU to answer") == 1
 
 
 def test_a_server_that_is_gone_and_comes_back_on_its_port(service):

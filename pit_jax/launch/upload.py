@@ -9,8 +9,6 @@ import contextlib
 import datetime
 import json
 import pathlib
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -37,7 +35,6 @@ FOLDER = "launch"
 RECORD = "launch.json"
 CHANGE_S = 30.0  # for a bucket to answer
 REACH_S = 60.0  # for one that is out of reach to be asked again
-LATE_S = 5.0  # until somebody who waits for it is told why
 # Fields that name files which the workers would read.
 _PLACES = ("init_from", "resume", "autoencoder.weights", "eval.reference", "eval.features")
 _MADE = ("digits", "scenes")  # sets that lie nowhere: they are in a package, or drawn
@@ -64,15 +61,8 @@ def check_there(workdir: str) -> None:
       StorageError: if it is not reached, or may not be looked at.
     """
     name = workdir.removeprefix("gs://").partition("/")[0]
-    words = f"gs://{name} does not answer yet: it is asked again for {REACH_S:.0f} s"
-    late = threading.Timer(LATE_S, _say, [words])
-    late.daemon = True
-    late.start()
-    try:
-        with files.told(f"gs://{name}", "read"):
-            _look(name)
-    finally:
-        late.cancel()
+    with files.told(f"gs://{name}", "read"):
+        _look(name)
 
 
 def _look(bucket: str) -> None:
@@ -326,10 +316,6 @@ def config_text(config: ConfigDict) -> str:
 def config_place(workdir: str) -> str:
     """Where the workers read their config."""
     return f"{workdir.rstrip('/')}/{FOLDER}/config.json"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _inside(path: str, data_dir: str) -> bool:

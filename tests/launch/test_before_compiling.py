@@ -7,7 +7,7 @@ import socket
 import pytest
 from google.auth import exceptions
 
-from pit_jax import cli
+from pit_jax import cli, waiting
 from pit_jax.errors import ConfigError, StorageError
 from pit_jax.launch import money, upload
 
@@ -133,15 +133,16 @@ def silent(bucket, monkeypatch):
 
 
 def test_somebody_who_waits_is_told_why(silent, monkeypatch, capsys):
-    monkeypatch.setattr(upload, "LATE_S", 0.02)
+    monkeypatch.setattr(waiting, "SILENT_S", 0.02)
+    monkeypatch.setattr(waiting, "_HEARD", set())
     with pytest.raises(StorageError, match=r"gs://my-bucket: .* does not answer .*a network"):
         upload.check_there("gs://my-bucket/run")
     said = capsys.readouterr().err
-    assert said.startswith("gs://my-bucket does not answer yet: it is asked again for ")
+    assert said.startswith("waiting for gs://my-bucket to answer: is there a network")
     assert said.count("\n") == 1
 
 
 def test_of_a_bucket_that_answers_nothing_is_said(bucket, monkeypatch, capsys):
-    monkeypatch.setattr(upload, "LATE_S", 1000.0)
+    monkeypatch.setattr(waiting, "_HEARD", set())
     upload.check_there(bucket)
     assert capsys.readouterr().err == ""

@@ -17,38 +17,32 @@ from pit_jax.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Derived:
-    """What a field is where it is 0; `rule` makes it of the field `source`, exactly or None."""
+    """What a field is where it is 0; `rule` makes it of the field `source`."""
 
     source: str
-    rule: Callable[[int], int | None]
+    rule: Callable[[int], int]
 
 
 HEAD = 32  # channels of a head in public MAE's decoder
 
+
+def _heads(width: int) -> int:
+    """So many that divide the width, of as nearly HEAD channels as can be."""
+    possible = (heads for heads in range(1, width + 1) if width % heads == 0)
+    return min(possible, key=lambda heads: abs(width / heads - HEAD))
+
+
 DERIVED: dict[str, Derived] = {
     "model.mlp": Derived("model.width", lambda width: 4 * width),
-    "mae.decoder_heads": Derived(
-        "mae.decoder_width", lambda width: None if width % HEAD else width // HEAD
-    ),
+    "mae.decoder_heads": Derived("mae.decoder_width", _heads),
 }
 
 
 def fill(config: ConfigDict) -> None:
-    """Gives the fields that are 0 what they follow to.
-
-    Raises:
-      ConfigError: where the source's value has no such number.
-    """
+    """Gives the fields that are 0 what they follow to."""
     for name, derived in DERIVED.items():
         if _of(config, name) == 0:
-            source = _of(config, derived.source)
-            value = derived.rule(source)
-            if value is None:
-                raise ConfigError(
-                    f"config.{name}=0 does not go with config.{derived.source}={source}:"
-                    f" {FIELDS[name].doc}"
-                )
-            assign(config, name, value)
+            assign(config, name, derived.rule(_of(config, derived.source)))
 
 
 def release(config: ConfigDict) -> None:

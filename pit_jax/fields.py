@@ -107,7 +107,7 @@ FIELDS: dict[str, F] = {
     ),
     "mae.decoder_depth": F(4, "layers of the decoder", low=1, high=DEEPEST),
     "mae.decoder_heads": F(
-        4, "attention heads of the decoder; must divide its width; 0 = one for every 32 channels", low=0
+        4, "attention heads of the decoder; must divide its width; 0 = of about 32 channels", low=0
     ),
     "mae.decoder_position": F(
         "learned", "the decoder's own positions", choices=("learned", "sincos2d", "none")

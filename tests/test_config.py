@@ -275,9 +275,6 @@ def test_one_class_is_for_tasks_that_read_no_label():
     line = "nothing to tell apart: write config.diffusion.conditional=False, or 2 and more"
     assert line in refused([one], "configs/digits_diffusion.py:pit")
     words = [one, "--config.diffusion.conditional=False"]
-    refusal = refused(words, "configs/digits_diffusion.py:pit")
-    assert refusal.endswith("write config.sample.guidance=1")
-    words += ["--config.sample.guidance=1"]
     assert demands.reads_labels(configfile.load("configs/digits_diffusion.py:pit", words)) is False
     for words, reads in (([], None), (["--config.eval.what=('loss',)"], False), ([one], False)):
         mae = configfile.load("configs/digits_mae.py:pit", words)

@@ -130,7 +130,9 @@ class _Unpickler(pickle.Unpickler):
             return _DTYPES[name]
         return type("_Unread", (_Unread,), {"named": f"{module}.{name}"})
 
-    def persistent_load(self, identity: tuple) -> _Storage:
+    def persistent_load(self, identity: tuple) -> Any:
+        if identity[0] == "module":  # a class and its source, before 1.6
+            return identity[1]
         kind, dtype, key, _location, count, *view = identity
         if kind != "storage" or (view and view[0] is not None):
             raise _Refused(f"a {kind} with a view")

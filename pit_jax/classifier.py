@@ -41,8 +41,8 @@ def load(workdir: str, mesh: Mesh) -> Network:
     config = rundir.RunDir(workdir).config()
     if config.task != "classification":
         raise ConfigError(
-            f"{workdir} was trained by task {config.task!r}: features to compare images by come"
-            " from a classifier, or from the file of FID's Inception"
+            f"{workdir} was trained by task {config.task!r}: images are compared by"
+            " the features of a classifier, or of the file of FID's Inception"
         )
     found = restore(config, workdir, mesh)
     manifest = found.run.path / "manifests" / f"{found.number}.json"

@@ -32,7 +32,7 @@ def _tells_classes(c: ConfigDict) -> bool:
 
 
 def check_labels(c: ConfigDict, require: Require) -> None:
-    diffusion = "config.diffusion.conditional=False, or 2 and more"
+    diffusion = "config.diffusion.conditional=False, or 2 or more"
     require(
         c.data.num_classes > 1 or not _tells_classes(c),
         f"config.data.num_classes=1 leaves task {c.task!r} nothing to tell apart: write"
@@ -101,7 +101,7 @@ def check_autoregressive(c: ConfigDict, require: Require) -> None:
     require(
         levels**channels <= MOST_COLOURS,
         f"config.autoregressive.levels={levels} makes {levels**channels:,} colours of"
-        f" {channels} channels, of which the model says every one at every pixel: write at most"
+        f" {channels} channels, every one of which is predicted at every pixel: write at most"
         f" {most} ({MOST_COLOURS} colours)",
     )
     names = [name for name in _PLACES if not name.startswith("model.order")]
@@ -109,8 +109,8 @@ def check_autoregressive(c: ConfigDict, require: Require) -> None:
     for name in ("mixup", "cutmix", "erasing"):
         require(
             c.data.augmentation[name] == 0,
-            f"config.data.augmentation.{name} has no place in task 'autoregressive', whose colours"
-            " would be mixed or erased like it",
+            f"config.data.augmentation.{name} has no place in task 'autoregressive', which"
+            " would learn to make mixed or erased images",
         )
 
 

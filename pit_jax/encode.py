@@ -139,7 +139,7 @@ def encode(
         if not left:
             for split in found:
                 LatentSource(root, split).verify()
-            progress.say(f"{root}: all files are what was written")
+            progress.say(f"{root}: every file is as it was written")
         for line in _result(root, manifest, found, weights):
             progress.say(line)
 
@@ -155,8 +155,8 @@ def _check(config: Any) -> None:
         )
     if data.corrupt != "refuse":
         raise ConfigError(
-            f"config.data.corrupt={data.corrupt!r}: latents are stored of every image, so write"
-            " 'refuse', and remove those that it names"
+            f"config.data.corrupt={data.corrupt!r}: latents of every image are stored, so write"
+            " 'refuse', and remove the images that it names"
         )
     if data.eval_crop != 1:
         raise ConfigError(
@@ -300,7 +300,7 @@ class _Encoder:
         if not (np.abs(latents) <= _LARGEST).all():  # `not <=`: NaN is refused too
             raise ConfigError(
                 f"{source.name}: the latents of image {number} are not finite in float16: the"
-                " autoencoder's weights are damaged, or no --vae for such images"
+                " autoencoder's weights are damaged, or this --vae is not made for such images"
             )
 
 

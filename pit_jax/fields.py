@@ -174,7 +174,7 @@ FIELDS: dict[str, F] = {
     "sample.dtype": F(
         "model",
         "compute dtype of sampling: model.dtype's, or another; published figures of public weights"
-        " are of float32, from which bfloat16 is percents away",
+        " were made in float32, and bfloat16 is some per cent off",
         choices=("model", "float32", "bfloat16"),
         before="model",
     ),

@@ -40,7 +40,7 @@ def check_diffusion(c: ConfigDict, require: Require) -> None:
     samplers = SAMPLERS[f.family]
     require(
         s.sampler in samplers,
-        f"config.sample.sampler={s.sampler!r} is none of the {f.family} family's:"
+        f"config.sample.sampler={s.sampler!r} is not one of the {f.family} family's:"
         f" {', '.join(samplers)}",
     )
     require(
@@ -53,7 +53,7 @@ def check_diffusion(c: ConfigDict, require: Require) -> None:
     )
     require(
         f.family == "gaussian" or s.spacing == "linspace",
-        f"config.sample.spacing={s.spacing!r} is of timesteps, a flow has none: leave it at"
+        f"config.sample.spacing={s.spacing!r} is about timesteps, and a flow has none: leave it at"
         " 'linspace'",
     )
     possible = {len(range(0, f.timesteps, stride)) for stride in range(1, f.timesteps + 1)}
@@ -104,14 +104,14 @@ def check_diffusion(c: ConfigDict, require: Require) -> None:
     draws = [name for name in ("samples", "generation") if name in c.eval.what]
     require(
         not draws or c.autoencoder.weights or c.data.name != "latents",
-        f"config.eval.what names {' and '.join(map(repr, draws))}, and latents are no images yet:"
+        f"config.eval.what names {' and '.join(map(repr, draws))}, and latents are not images yet:"
         " write config.autoencoder.weights, the autoencoder that made them",
     )
     measures = "generation" in c.eval.what
     require(
         not measures or c.eval.features,
         "config.eval.what names 'generation', and config.eval.features no network to compare"
-        " images by: the file of FID's Inception, or the run directory of a classifier",
+        " images by: give the file of FID's Inception, or the run directory of a classifier",
     )
     require(
         not measures or c.eval.reference or c.data.name != "latents",
@@ -121,8 +121,8 @@ def check_diffusion(c: ConfigDict, require: Require) -> None:
     for name in ("mixup", "cutmix", "erasing"):
         require(
             a[name] == 0,
-            f"config.data.augmentation.{name} has no place in task 'diffusion', whose samples"
-            " would be mixed or erased like it",
+            f"config.data.augmentation.{name} has no place in task 'diffusion', which"
+            " would learn to make mixed or erased images",
         )
 
 
@@ -162,8 +162,8 @@ def check_autoencoder(c: ConfigDict, require: Require) -> None:
     for name in ("mixup", "cutmix", "erasing"):
         require(
             d.augmentation[name] == 0,
-            f"config.data.augmentation.{name} has no place in task 'autoencoder', whose images"
-            " would be mixed or erased like it",
+            f"config.data.augmentation.{name} has no place in task 'autoencoder', which"
+            " would learn to make mixed or erased images",
         )
     # Left as they are they mean nothing here; changed, somebody expects that they do.
     fixed = {"model.embed": "linear", "model.attention": "auto", "optim.layer_decay": 1.0}

@@ -83,7 +83,7 @@ def parser(**functions: Callable) -> Parser:
     workdir(sub, "directory of the run")
     needs(sub, "workdir")
     sub.add_argument(
-        "--step", type=int, metavar="N", help="of the checkpoint; the newest by default"
+        "--step", type=int, metavar="N", help="step of the checkpoint; the newest by default"
     )
     sub.add_argument(
         "--probe",
@@ -123,7 +123,7 @@ def parser(**functions: Callable) -> Parser:
     sub.add_argument("--seed", type=int, metavar="N", help="image i is a function of (seed, i)")
     sub.add_argument("--batch-size", type=int, metavar="N", help="images generated at once")
     sub.add_argument(
-        "--step", type=int, metavar="N", help="of the checkpoint; the newest by default"
+        "--step", type=int, metavar="N", help="step of the checkpoint; the newest by default"
     )
     sub.add_argument(
         "--ema",

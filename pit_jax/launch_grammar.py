@@ -85,29 +85,31 @@ def add(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
     launch.add_argument("--yes", action="store_true", help="do not ask before money is spent")
 
     here = launch.add_argument_group("local")
-    here.add_argument("--processes", type=int, metavar="N", help="on this machine; 1")
-    here.add_argument("--devices-per-process", type=int, metavar="M", help="CPU devices of each; 1")
+    here.add_argument("--processes", type=int, metavar="N", help="processes on this machine; 1")
+    here.add_argument(
+        "--devices-per-process", type=int, metavar="M", help="CPU devices of each process; 1"
+    )
 
     cloud = launch.add_argument_group("tpu and gke")
-    cloud.add_argument("--accelerator", metavar="NAME", help="e.g. v5litepod-64, v5p-128, v6e-8")
-    cloud.add_argument("--slices", type=int, metavar="N", help="of that accelerator; 1")
-    cloud.add_argument("--spot", action="store_true", help="cheaper, and may be taken away")
-    cloud.add_argument("--service-account", metavar="EMAIL", help="that the workers act as")
-    cloud.add_argument("--name", metavar="NAME", help="of the launch; made from the work directory")
-    cloud.add_argument("--data", metavar="gs://...", help="data sets, brought to every worker")
+    cloud.add_argument("--accelerator", metavar="NAME", help="TPUs, e.g. v5litepod-64, v5p-128")
+    cloud.add_argument("--slices", type=int, metavar="N", help="slices of that accelerator; 1")
+    cloud.add_argument("--spot", action="store_true", help="cheaper TPUs, which may be taken away")
+    cloud.add_argument("--service-account", metavar="EMAIL", help="account of the workers")
+    cloud.add_argument("--name", metavar="NAME", help="name of the launch; made from --workdir")
+    cloud.add_argument("--data", metavar="gs://...", help="data sets, copied to every worker")
     cloud.add_argument(
-        "--price-per-chip-hour", type=float, metavar="PRICE", help="for what the run costs"
+        "--price-per-chip-hour", type=float, metavar="PRICE", help="to say what the run costs"
     )
     cloud.add_argument(
         "--anyway", action="store_true", help="launch although preflight says it does not fit"
     )
 
     tpu = launch.add_argument_group("tpu: a Cloud TPU queued resource")
-    tpu.add_argument("--zone", metavar="ZONE", help="e.g. us-west4-a")
-    tpu.add_argument("--project", metavar="ID", help="that of your credentials by default")
-    tpu.add_argument("--network", metavar="NAME", help="of the project; default")
-    tpu.add_argument("--subnetwork", metavar="NAME", help="of that network")
-    tpu.add_argument("--runtime-version", metavar="NAME", help="of the TPU VM image")
+    tpu.add_argument("--zone", metavar="ZONE", help="zone, e.g. us-west4-a")
+    tpu.add_argument("--project", metavar="ID", help="project; by default your credentials' own")
+    tpu.add_argument("--network", metavar="NAME", help="network of the project; default")
+    tpu.add_argument("--subnetwork", metavar="NAME", help="subnetwork of that network")
+    tpu.add_argument("--runtime-version", metavar="NAME", help="version of the TPU VM image")
     tpu.add_argument(
         "--requirement", metavar="PIP", help="install this instead of a wheel of this checkout"
     )
@@ -122,28 +124,30 @@ def add(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
     gke = launch.add_argument_group("gke: a JobSet")
     gke.add_argument("--image", metavar="NAME", help="container image that has pit_jax[tpu]")
     gke.add_argument("--queue", metavar="NAME", help="Kueue's local queue")
-    gke.add_argument("--namespace", metavar="NAME", help="of the cluster; default")
-    gke.add_argument("--context", metavar="NAME", help="of your kubeconfig")
+    gke.add_argument("--namespace", metavar="NAME", help="namespace of the cluster; default")
+    gke.add_argument("--context", metavar="NAME", help="context of your kubeconfig")
 
     for name, line in ACTIONS.items():
         action = verb(f"launch {name}", line)
         action.set_defaults(action=name)
         if name == "watch":
-            action.add_argument("of", metavar="NAME", nargs="*", help="of launches; all of them")
+            action.add_argument("of", metavar="NAME", nargs="*", help="launches; all by default")
         elif name == "stop":
-            action.add_argument("of", metavar="NAME", nargs="+", help="of launches")
+            action.add_argument("of", metavar="NAME", nargs="+", help="launches")
         elif name != "list":
-            action.add_argument(
-                "of", metavar="NAME", help="of the launch; of a local one its directory"
-            )
+            action.add_argument("of", metavar="NAME", help="launch; the directory of a local one")
         if name == "logs":
-            action.add_argument("--follow", action="store_true", help="until the run has ended")
+            action.add_argument(
+                "--follow", action="store_true", help="go on until the run has ended"
+            )
             action.add_argument("--worker", metavar="NAME", help="a worker; the first one")
-            action.add_argument("--lines", type=int, default=100, metavar="N", help="the last N")
+            action.add_argument(
+                "--lines", type=int, default=100, metavar="N", help="how many, the last ones; 100"
+            )
         if name == "stop":
             action.add_argument("--yes", action="store_true", help="do not ask")
-        action.add_argument("--project", metavar="ID", help="where this machine did not launch it")
-        action.add_argument("--zone", metavar="ZONE", help="likewise")
+        action.add_argument("--project", metavar="ID", help="project of a launch made elsewhere")
+        action.add_argument("--zone", metavar="ZONE", help="zone of a launch made elsewhere")
 
 
 def check(args: Any) -> None:

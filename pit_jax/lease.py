@@ -101,7 +101,7 @@ class Lease:
                 if seen is None:
                     say(
                         f"{self._store.path}: {holder} holds the directory; it is taken over"
-                        f" if that does not renew its lease within {ttl:.0f} s"
+                        f" unless that renews its lease within {ttl:.0f} s"
                     )
                     seen, since = version, time.monotonic()
                 age = time.monotonic() - since

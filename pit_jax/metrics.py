@@ -32,7 +32,7 @@ class Writers:
     """Writes a row of scalars to every place the config names; a context. One process writes.
 
     Raises:
-      ConfigError: if Weights & Biases takes no run.
+      ConfigError: if Weights & Biases accepts no run.
       StorageError: from every method, if a file cannot be written.
     """
 
@@ -114,7 +114,7 @@ def _begin_wandb(rundir: RunDir, config: Any) -> Any:
     except Exception as error:  # no key, no network, no such project: all of them its own
         line = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"config.train.wandb={config.train.wandb}: Weights & Biases takes no run: {line}"
+            f"config.train.wandb={config.train.wandb}: Weights & Biases accepts no run: {line}"
         ) from None
     if known is None:
         rundir.write_wandb_id(chosen)

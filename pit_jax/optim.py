@@ -55,12 +55,12 @@ def check_freeze(optim, params: Any) -> None:
         if not any(matches(path, (pattern,)) for path in paths):
             near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)[0]
             raise ConfigError(
-                f"config.optim.freeze: {pattern!r} is found in no parameter's path, such as"
-                f" {near!r}; `pit-jax show` lists them all"
+                f"config.optim.freeze: {pattern!r} matches no parameter's path (one is"
+                f" {near!r}); `pit-jax show` lists them all"
             )
     if optim.freeze and all(matches(path, optim.freeze) for path in paths):
         raise ConfigError(
-            f"config.optim.freeze={optim.freeze} is found in the path of every parameter:"
+            f"config.optim.freeze={optim.freeze} matches the path of every parameter:"
             " nothing would be trained"
         )
 
@@ -85,7 +85,7 @@ def remarks(optim, clock: Clock, first: int = 0, before: int | None = None) -> l
         if before != total and not math.isclose(planned, now, rel_tol=1e-3):
             lines.append(
                 f"the length of training was {before} steps and is {total} now, and"
-                f" optim.schedule={optim.schedule!r} goes with it: the learning rate was"
+                f" optim.schedule={optim.schedule!r} follows it: the learning rate was"
                 f" {last:.3g} in the last step and is {now:.3g} in the next"
             )
         return lines
@@ -95,21 +95,21 @@ def remarks(optim, clock: Clock, first: int = 0, before: int | None = None) -> l
     warmup = Length.parse(optim.warmup).steps(clock)
     if warmup >= total > 1:
         lines.append(
-            f"optim.warmup={optim.warmup!r} is {warmup} steps and training {total}, so that it is"
-            f" cut to them: the learning rate rises to the end and is at its peak of {peak:.3g}"
-            " in no step"
+            f"optim.warmup={optim.warmup!r} is {warmup} steps, but training has {total}: the"
+            f" learning rate rises to the end and never reaches its peak of {peak:.3g}"
         )
     decay = Length.parse(optim.decay).steps(clock) if optim.schedule == "wsd" else 0
     if decay and warmup < total < warmup + decay:
         lines.append(
             f"optim.warmup={optim.warmup!r} and optim.decay={optim.decay!r} are"
-            f" {warmup + decay} steps and training {total}: the decay is cut to {total - warmup}"
+            f" {warmup + decay} steps, but training has {total}: the decay is cut to"
+            f" {total - warmup}"
         )
     left = optim.ema**total
     if left > _MOST_INITIAL:
         lines.append(
-            f"optim.ema={optim.ema} over {total} steps: what is evaluated is at the end still"
-            f" {100 * left:.0f} % the weights that training begins with"
+            f"optim.ema={optim.ema} over {total} steps: at the end, what is evaluated is still"
+            f" {100 * left:.0f} % the weights that training began with"
         )
     return lines
 

@@ -57,8 +57,8 @@ def write(
         raise ConfigError("give either --features FILE for statistics, or --images")
     if images and data.corrupt != "refuse":
         raise ConfigError(
-            f"config.data.corrupt={data.corrupt!r}: a file of images is begun with their number, so"
-            " write 'refuse', and remove those that it names"
+            f"config.data.corrupt={data.corrupt!r}: a file of images begins with their number, so"
+            " write 'refuse', and remove the images that it names"
         )
     if data.eval_crop != 1:
         raise ConfigError(

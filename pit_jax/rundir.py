@@ -345,7 +345,7 @@ class RunDir:
                 there = path.exists()
             return files.read_json(path) if there else None
         except ValueError:
-            self._note(notes, f"{name} is no JSON: it was left unread")
+            self._note(notes, f"{name} is not JSON: it was left unread")
             return None
 
     def _lost(self, notes: list[str] | None, where: str, names: Sequence[str]) -> None:

@@ -247,7 +247,7 @@ def _begin(target: epath.Path, description: dict[str, Any]) -> dict[str, Any]:
     if differs:
         raise ConfigError(
             f"--out {target} holds other samples: {'; '.join(differs)}. Name another directory,"
-            " or write what it was"
+            " or give the values that it had"
         )
     if before["num"] > description["num"]:
         raise ConfigError(

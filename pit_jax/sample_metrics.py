@@ -69,8 +69,8 @@ def measure(
     network.check(made["image_shape"], f"the images of {path}")
     if writes and not _manifest(run, made).exists():
         say(
-            f"checkpoint {made['checkpoint_step']} of {run.path} is there no more: that the"
-            f" samples are of it is what {path} says"
+            f"checkpoint {made['checkpoint_step']} of {run.path} is gone: only {path} says"
+            " that the samples are of it"
         )
 
     def training_set() -> real_images.Images:

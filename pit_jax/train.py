@@ -159,7 +159,7 @@ def _train(
             if writes:
                 progress.warn(line)
         if left_out := [name for name in config.eval.what if name not in measures]:
-            say(f"{train_source.name} has no classes to tell apart: without {', '.join(left_out)}")
+            say(f"{train_source.name} has no classes to tell apart: {', '.join(left_out)} left out")
 
         # ---- 5. State: own checkpoint, another run's, its weights, or scratch ---------
         saved = checkpoint.Checkpoints(run, config.checkpoint.keep, config.checkpoint.keep_best)
@@ -236,7 +236,7 @@ def _train(
         def not_finite(number: int, found: str) -> NonFiniteLoss:
             saved.finish()
             # This directory goes on with none of these changed.
-            state = f"; with another rate alone also from config.resume={run.path}"
+            state = f", which config.resume={run.path} may continue if only the rate differs"
             return NonFiniteLoss(
                 f"step {number}: {found}; last finite values {last_finite or 'none'};"
                 f" the checkpoints before it stay: {saved.steps() or 'none'}. A lower"

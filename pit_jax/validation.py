@@ -66,7 +66,7 @@ def check_meant(config: ConfigDict) -> None:
     require(
         not falls or o.lr_end <= peak,
         f"config.optim.lr_end={o.lr_end} is more than the peak, config.optim.lr={o.lr}{scaled}:"
-        f" schedule {o.schedule!r} would rise to its end",
+        f" schedule {o.schedule!r} would rise towards its end",
     )
     parts = {"warmup": o.warmup} | ({"decay": o.decay} if o.schedule == "wsd" else {})
     lengths = {name: Length.parse(text) for name, text in parts.items()}
@@ -183,7 +183,7 @@ def _check_together(c: ConfigDict) -> None:
         )
     require(
         a.crop != "pad" or a.pad < d.image_size,
-        f"config.data.augmentation.pad={a.pad} cuts crops without a pixel of the image out of"
+        f"config.data.augmentation.pad={a.pad} would cut crops without a pixel of the image out of"
         f" config.data.image_size={d.image_size}: write at most {d.image_size - 1}",
     )
     require(

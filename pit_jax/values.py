@@ -119,7 +119,7 @@ def _check(field: Field, kind: type, value: Any, shown: str) -> Any:
     if field.choices and value not in field.choices:
         near = difflib.get_close_matches(value, field.choices, n=1) if kind is str else []
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{shown} is none of {', '.join(map(str, field.choices))}{hint}")
+        raise ConfigError(f"{shown} is not one of {', '.join(map(str, field.choices))}{hint}")
     if kind is str:
         if any(ord(character) < 32 for character in value):
             raise ConfigError(f"{shown} should be one line of text: {field.doc}")

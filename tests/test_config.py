@@ -119,7 +119,7 @@ def test_a_resolved_config_is_read_back_equal(tmp_path):
         (["--config.train.batch_size=1.5"], "config.train.batch_size"),
         (["--config.train.batch_size"], "Missing value for flag --config.train.batch_size"),
         (["--config.model.drop_path=1.0"], "must be at least 0.0 and at most 0.99"),
-        (["--config.model.pool=clss"], "is none of cls, mean, patches; did you mean 'cls'?"),
+        (["--config.model.pool=clss"], "is not one of cls, mean, patches; did you mean 'cls'?"),
         (["--config.model.patch=3"], "model.patch=3 does not divide config.data.image_size=8"),
         (["--config.model.heads=3"], "model.heads=3 does not divide config.model.width=64"),
         (
@@ -272,7 +272,7 @@ def test_one_class_is_for_tasks_that_read_no_label():
     one = "--config.data.num_classes=1"
     line = "num_classes=1 leaves task 'classification' nothing to tell apart: write how many"
     assert line in refused([one])
-    line = "nothing to tell apart: write config.diffusion.conditional=False, or 2 and more"
+    line = "nothing to tell apart: write config.diffusion.conditional=False, or 2 or more"
     assert line in refused([one], "configs/digits_diffusion.py:pit")
     words = [one, "--config.diffusion.conditional=False"]
     assert demands.reads_labels(configfile.load("configs/digits_diffusion.py:pit", words)) is False

@@ -116,7 +116,7 @@ def test_cut_off_it_goes_on_to_equal_bytes(store, vae, tmp_path, monkeypatch, ca
     with monkeypatch.context() as patch:
         patch.setattr(encode._Encoder, "examples", None)
         assert run(vae, tmp_path, "--batch-size", "64") == 0
-        assert "all files are what was written" in capsys.readouterr().out
+        assert "every file is as it was written" in capsys.readouterr().out
 
 
 def test_another_dtype_or_folder_does_not_go_on_in_the_same_store(store, vae, capsys):
@@ -288,7 +288,7 @@ def test_latents_that_are_not_finite_name_the_image(tmp_path, capsys):
         (["--splits", "half"], "digits has the splits train and test, not 'half'"),
         (["--shards"], "expected one argument"),
         (["--batchsize", "8"], "did you mean --batch-size?"),
-        (["--config.data.corrupt=skip"], "latents are stored of every image"),
+        (["--config.data.corrupt=skip"], "latents of every image are stored"),
         (
             ["--config.task=diffusion", "--config.model.name=dit", "--config.data.name=latents"],
             "config.data.name='latents' is encoded already: name a set of images",

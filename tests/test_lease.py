@@ -138,7 +138,7 @@ def test_from_another_machine_it_is_watched_and_refused_when_it_is_renewed(place
         ):
             pass
     assert len(said) == 1
-    assert "holds the directory; it is taken over if that does not renew" in said[0]
+    assert "holds the directory; it is taken over unless that renews" in said[0]
 
 
 def test_from_another_machine_it_is_taken_over_once_it_has_run_out(place, monkeypatch):

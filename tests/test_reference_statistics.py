@@ -144,7 +144,7 @@ def test_mistakes_are_one_line(capsys, config, network, tmp_path):
     assert "digits has the splits train and test" in refused("--images", "--split", "all")
     assert "a file name that ends with .npz" in refused("--images", "--out", "x.png")
     skip = "--config.data.corrupt=skip"
-    assert "is begun with their number, so write 'refuse'" in refused("--images", skip)
+    assert "begins with their number, so write 'refuse'" in refused("--images", skip)
     for what in (["--images"], ["--features", "fid.pth"]):
         line = refused(*what, "--config.data.eval_crop=0.875")
         assert "with whole ones, as diffusion trains on them, so write --config.data.eval_c" in line

@@ -81,7 +81,7 @@ def test_samples_of_a_checkpoint_that_is_gone_are_measured_and_it_is_said(places
     lines = []
     config, samples = settings(places), places / "samples"
     sample_metrics.measure(config, tmp_path / "run", samples, jax.devices()[:1], lines.append)
-    assert lines[0].startswith(f"checkpoint 7 of {tmp_path / 'run'} is there no more")
+    assert lines[0].startswith(f"checkpoint 7 of {tmp_path / 'run'} is gone: only")
 
 
 def test_what_is_no_samples_of_the_run_is_refused(places, tmp_path):

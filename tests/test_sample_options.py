@@ -33,7 +33,7 @@ def test_the_samplers_of_a_config_are_those_there_are():
                 assert diffusion(**fields, sample__sampler=name).sample.sampler == name
             else:
                 with pytest.raises(
-                    ConfigError, match=f"is none of the {family} family's: {known[0]}"
+                    ConfigError, match=f"is not one of the {family} family's: {known[0]}"
                 ):
                     diffusion(**fields, sample__sampler=name)
 
@@ -73,7 +73,10 @@ def refused(capsys, *words: str) -> str:
         (["--labels", "3", "balanced"], "--labels 3 balanced: write class numbers, balanced,"),
         (["--labels", "-1"], "labels -1: write"),
         (["--step", "5"], "has no checkpoint 5, but [7]"),
-        (["--sampler", "euler"], "config.sample.sampler='euler' is none of the gaussian family's"),
+        (
+            ["--sampler", "euler"],
+            "config.sample.sampler='euler' is not one of the gaussian family's",
+        ),
         (["--steps", "2000"], "config.sample.steps=2000 is more than"),
         (["--guidance", "x"], "argument --guidance: invalid float value: 'x'"),
         (["--batch-size", "12"], "samples in batches of 12 do not divide over the 8 devices"),

@@ -188,7 +188,7 @@ def test_a_loss_that_explodes_stops_the_run(resolved, tmp_path, one_device):
     saved = checkpoint.Checkpoints(rundir.RunDir(tmp_path))
     assert saved.newest_intact() == bad - 1
     # Here nothing of that can be done: another rate is another run.
-    assert "may help, in another --workdir; with another rate" in str(stop.value)
+    assert "may help, in another --workdir, which config.resume=" in str(stop.value)
     assert str(stop.value).endswith(f"config.resume={tmp_path}")
     with pytest.raises(ConfigError, match="already holds another run"):
         train(copy(wild, optim__lr=1e-9), tmp_path, devices=one_device)

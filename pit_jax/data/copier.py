@@ -129,7 +129,7 @@ def copy(
             for writer in writers.values():
                 writer.finish()
             if not todo:
-                progress.say(f"{root}: all files are what was written")
+                progress.say(f"{root}: every file is as it was written")
             for line in _result(wanted, root, manifest, found, enlarged, kinds):
                 progress.say(line)
     return root

@@ -87,7 +87,7 @@ class Writer(store_writer.Writer):
             found = "nothing" if array is None else f"{array.shape} {array.dtype}"
             raise ConfigError(f"{name}: an image is {found}, not {self.manifest.shape()} uint8")
         if not 0 <= label < self.manifest.num_classes:
-            raise ConfigError(f"{name}: label {label} is none of {self.manifest.num_classes}")
+            raise ConfigError(f"{name}: label {label} is not below {self.manifest.num_classes}")
         return number + array.tobytes()
 
 
@@ -145,7 +145,7 @@ class CopySource(Source):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         if not 0 <= index < len(self):
-            raise IndexError(f"{index} is none of {len(self)} images")
+            raise IndexError(f"there is no image {index} of {len(self)}")
         label, content = self._split.record(int(self._numbers[index]))
         shape = self.manifest.shape()
         if len(content) != np.prod(shape):

@@ -35,7 +35,7 @@ class Folder(Encoded):
         for folder in _class_folders(root, split, passed):
             if folder not in classes:
                 what = f"a class folder {folder!r}" if folder else "images outside of class folders"
-                raise ConfigError(f"{root / split} has {what} that {root / data.split} has not")
+                raise ConfigError(f"{root / split} has {what}, which {root / data.split} lacks")
             images = _images(root / split, folder, passed)
             counts[classes.index(folder)] = len(images)
             names += map(os.fsencode, images)
@@ -47,7 +47,9 @@ class Folder(Encoded):
         if not names:
             line = f"{root / split} holds no images ({', '.join(_SUFFIXES)})"
             if _NESTED in passed.found and len(classes) == 1:
-                line += f": class folders seem to lie in {split}/{classes[0]}, name that as split"
+                line += (
+                    f": the class folders seem to lie in {split}/{classes[0]}, name that as split"
+                )
             raise ConfigError("; ".join([line, *self.passed_over]))
         if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
             of = f"{len(empty)} of its {len(classes)} classes"

@@ -211,7 +211,7 @@ def check_counts(found: Identity, config: Any, run: RunDir) -> list[str]:
             ]
         return []
     if run.exists():
-        return [f"{run.path} did not say what it learns; from now on {FILE} does: {found}"]
+        return [f"{run.path} did not record what it learns from; from now on {FILE} does: {found}"]
     if config.resume and (known := of_run(RunDir(config.resume))):
         now, before = found.training.examples, known.training.examples
         if now != before:
@@ -304,7 +304,7 @@ def latents_differ(config: Any) -> str | None:
     if same and ours.normalisation == theirs.normalisation:
         return None
     return (
-        f"config.init_from={config.init_from} learnt latents of {theirs}; config.data.dir="
+        f"config.init_from={config.init_from} learned latents of {theirs}; config.data.dir="
         f"{config.data.dir} holds those of {ours}: what it knows may help little"
     )
 

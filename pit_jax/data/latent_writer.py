@@ -52,7 +52,7 @@ class Writer(store_writer.Writer):
                 f" {self.manifest.record_shape()}"
             )
         if not 0 <= label < self.manifest.num_classes:
-            raise ConfigError(f"{name}: label {label} is none of {self.manifest.num_classes}")
+            raise ConfigError(f"{name}: label {label} is not below {self.manifest.num_classes}")
         with np.errstate(over="ignore"):
             half = np.asarray(array).astype(DTYPE)
         if not np.isfinite(half).all():

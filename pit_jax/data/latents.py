@@ -108,7 +108,7 @@ class LatentSource(Source):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         if not 0 <= index < len(self):
-            raise IndexError(f"{index} is none of {len(self)} latents")
+            raise IndexError(f"there are no latents {index} of {len(self)}")
         label, content = self._split.record(index)
         shape = self.manifest.record_shape()
         if len(content) != int(np.prod(shape)) * DTYPE.itemsize:

@@ -225,7 +225,7 @@ class TrainBatches:
         batch, corrupt = self._reader(indices, positions), indices[:0]
         if len(np.unique(indices)) >= _WHOLE_BATCH and not batch["mask"].any():
             raise ConfigError(
-                f"of {reader.source.name} no image of a whole batch can be decoded,"
+                f"no image of a whole batch of {reader.source.name} can be decoded,"
                 f" {reader.source.example_name(int(indices[0]))} first"
             )
         for _ in range(len(reader)):  # a corrupt image makes way for the one after it

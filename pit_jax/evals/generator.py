@@ -195,7 +195,7 @@ def choose_labels(
     if wanted == "unconditional":
         if conditional and config.diffusion.label_drop == 0:
             raise ConfigError(
-                "labels 'unconditional': this network always was told the class"
+                "labels 'unconditional': this network was always told the class"
                 " (config.diffusion.label_drop=0), write 'balanced' or numbers"
             )
         return np.full(len(indices), classes, np.int32), wanted

@@ -59,7 +59,7 @@ class InceptionScore:
           ConfigError: if nothing was added.
         """
         if not self._counts:
-            raise ConfigError("an Inception score needs samples, there are none")
+            raise ConfigError("an Inception score needs samples, and there are none")
         scores = [
             np.exp(negentropy / count - _p_log_p(total / count))
             for count, negentropy, total in zip(

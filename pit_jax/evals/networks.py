@@ -74,7 +74,7 @@ class Network:
         size, channels = image_shape[:2], image_shape[2]
         if self.image_shape is None:
             if channels not in (1, 3):
-                raise ConfigError(f"{whose} have {channels} channels, Inception looks at 1 or 3")
+                raise ConfigError(f"{whose} have {channels} channels, Inception takes 1 or 3")
             return
         *wanted, wanted_channels = self.image_shape
         if tuple(size) != tuple(wanted) or channels not in (wanted_channels, 3):

@@ -188,7 +188,7 @@ class _Members:
             elif version == (2, 0):
                 header = np.lib.format.read_array_header_2_0(file)
             else:
-                raise ConfigError(f"{self.path}: {name} is no plain array")
+                raise ConfigError(f"{self.path}: {name} is not a plain array")
             yield file, header
 
     def array(self, name: str, kinds: str, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -233,7 +233,7 @@ class _Members:
         try:
             found = json.loads(str(self.array("provenance", "U", ())))
         except json.JSONDecodeError as error:
-            raise ConfigError(f"{self.path}: provenance is no JSON: {error}") from None
+            raise ConfigError(f"{self.path}: provenance is not JSON: {error}") from None
         if not isinstance(found, dict):
             raise ConfigError(
                 f"{self.path}: provenance is JSON of a {type(found).__name__}, it should be an"

@@ -150,7 +150,9 @@ class Cluster:
         except client.ApiException as error:
             raise self._error(name, error.status or 0, error.body or error.reason or "") from None
         except ValueError:  # a line break in a token, which its message would show
-            raise ConfigError(f"{self.context}: the token of your kubeconfig is not one") from None
+            raise ConfigError(
+                f"{self.context}: the token in your kubeconfig is not valid"
+            ) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             reason = type(error).__name__
             raise Unreachable(

@@ -69,7 +69,7 @@ def shares_of(count: int, devices: int | None) -> list[child.Share]:
       ConfigError: if an accelerator cannot be shared so.
     """
     if devices and (processes.has_tpu() or processes.has_gpu()):
-        raise ConfigError("--devices-per-process is for CPUs: an accelerator's devices are counted")
+        raise ConfigError("--devices-per-process is for CPUs: those of an accelerator are detected")
     return child.shares(count, "--processes")
 
 

@@ -216,7 +216,7 @@ class _Supervisor:
         """For good."""
         state = "done" if code == EXIT_DONE else "failed"
         if state == "failed":
-            again = f"exit code {code}: it would end so again, so it is not tried again"
+            again = f"exit code {code}: it would end the same way again, so it is not retried"
             self.log.say(conclusion or again)
             if not self.leads and code in FINAL:
                 with contextlib.suppress(PitError):

@@ -42,7 +42,7 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
     """
     upload.check_bucket(args.workdir, "tpu")
     if args.shards is not None and args.at_once is not None:
-        raise ConfigError("--at-once is of a launch a point: leave it or --shards out")
+        raise ConfigError("--at-once is for one launch a point: leave it or --shards out")
     where = accelerators.find(args.accelerator, args.slices or 1)
     if args.shards is not None and (where.hosts > 1 or (args.slices or 1) > 1):
         raise ConfigError(

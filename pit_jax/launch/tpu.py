@@ -44,7 +44,7 @@ def launch(args: Any, overrides: Sequence[str]) -> None:
         sweeps.launch(args, overrides)
         return
     if args.at_once is not None or args.shards is not None:
-        raise ConfigError("--at-once and --shards are of a --sweep")
+        raise ConfigError("--at-once and --shards belong to --sweep")
     upload.check_bucket(args.workdir, "tpu")
     name = args.name or requests.name_of(args.workdir)
     where = accelerators.find(args.accelerator, args.slices or 1)
@@ -195,10 +195,10 @@ def _data_mode(args: Any) -> str:
     if args.data is not None:
         requests.check("data", args.data)
         if args.data_disk is not None:
-            raise ConfigError("--data and --data-disk: the data lies on one of them")
+            raise ConfigError("--data and --data-disk: give one of them, on which the data lies")
         return args.data_mode or "stage"
     if args.data_mode is not None:
-        raise ConfigError("--data-mode is of --data gs://...: give that too")
+        raise ConfigError("--data-mode belongs to --data gs://...: give that too")
     return "disk" if args.data_disk is not None else ""
 
 
@@ -218,7 +218,7 @@ def contents(
     if not args.requirement:
         name = built.name if built else wheel.file_name()
         if name not in asked.script:
-            raise ConfigError("the checkout was changed in these seconds: launch again")
+            raise ConfigError("the checkout changed while it was packed: launch again")
         files[name] = built or b""
     return files
 

@@ -124,7 +124,7 @@ def attention(
     if chosen == "splash" and sequence.ways() > 1 and not mask.dense:
         if exchange == "gather":
             raise ConfigError(
-                "config.model.exchange='gather' knows no windows and no causal order on TPUs:"
+                "config.model.exchange='gather' has neither windows nor causal order on TPUs:"
                 " write 'ulysses' or 'auto'"
             )
         exchange = "ulysses"  # the kernel's masks start at query 0

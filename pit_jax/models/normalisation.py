@@ -32,7 +32,9 @@ class Normalisation:
             value = getattr(self, name)
             numbers = np.atleast_1d(_floats(name, value))
             if numbers.ndim != 1 or not len(numbers) or not np.isfinite(numbers).all():
-                raise ConfigError(f"normalisation.{name}={value!r} is no finite number, nor a list")
+                raise ConfigError(
+                    f"normalisation.{name}={value!r} is neither a finite number nor a list"
+                )
             if name == "scale" and (numbers <= 0).any():
                 raise ConfigError(f"normalisation.scale={value!r} is not above 0")
             plain = float(numbers[0]) if np.ndim(value) == 0 else tuple(map(float, numbers))
@@ -66,6 +68,6 @@ def _floats(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value, np.float64)
     except (TypeError, ValueError):
-        raise ConfigError(f"normalisation.{name}={value!r} is no finite number, nor a list") from (
-            None
-        )
+        raise ConfigError(
+            f"normalisation.{name}={value!r} is neither a finite number nor a list"
+        ) from (None)

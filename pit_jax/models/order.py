@@ -50,7 +50,7 @@ def indices(name: str, side: int, seed: int = 0) -> np.ndarray:
             numbers = np.random.Philox(key=(seed, side)).random_raw(side**2)
             found = np.argsort(numbers, kind="stable").astype(np.int32)
         case _:
-            raise ValueError(f"order {name!r} is none of {', '.join(NAMES)}")
+            raise ValueError(f"order {name!r} is not one of {', '.join(NAMES)}")
     found = np.ascontiguousarray(found).reshape(-1)
     found.setflags(write=False)  # it is shared by all who ask
     return found

@@ -111,7 +111,7 @@ def _open_mpi(environment: Mapping[str, str]) -> str:
         return "mpi4py"
     raise ConfigError(
         f"{_OPEN_MPI}={environment[_OPEN_MPI]}, but nothing says where process 0 is: set"
-        f" {_ADDRESS}=HOST:PORT of it, or {installation.install('mpi4py')}, or use Open MPI 4"
+        f" {_ADDRESS} to its HOST:PORT, or {installation.install('mpi4py')}, or use Open MPI 4"
     )
 
 
@@ -129,8 +129,8 @@ def _gpus(environment: Mapping[str, str], visible: int) -> tuple[int, ...] | Non
         return ()
     if visible % mates:
         raise ConfigError(
-            f"{mates} processes on this node do not share its {visible} GPUs alike: start one a"
-            f" node, or one a GPU (--ntasks-per-node={visible}), or say which are whose by"
+            f"{mates} processes on this node cannot share its {visible} GPUs alike: start one a"
+            f" node, or one a GPU (--ntasks-per-node={visible}), or say whose they are by"
             " JAX_LOCAL_DEVICE_IDS"
         )
     share = visible // mates
@@ -195,7 +195,7 @@ def _require(environment: Mapping[str, str], names: tuple[str, ...], by: str) ->
 def _number(environment: Mapping[str, str], name: str) -> int:
     text = environment[name]
     if not re.fullmatch(r"\d{1,9}", text):
-        raise ConfigError(f"{name}={text[:40]} is no number: it says which processes there are")
+        raise ConfigError(f"{name}={text[:40]} is not a number: it says which processes there are")
     return int(text)
 
 

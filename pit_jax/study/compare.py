@@ -229,7 +229,7 @@ def _named(grouped: Sequence[Group], name: str) -> Group:
         labels = [group.label for group in grouped]
         near = difflib.get_close_matches(name, labels, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"--baseline {name!r} is none of {', '.join(map(repr, labels))}{hint}")
+        raise ConfigError(f"--baseline {name!r} is not one of {', '.join(map(repr, labels))}{hint}")
     return found
 
 

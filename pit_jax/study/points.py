@@ -256,7 +256,7 @@ def _in_order(
     """The indices, each after those it needs; `place` is the index of a label.
 
     Raises:
-      ConfigError: if a label is none of the sweep's, or points need each other.
+      ConfigError: if a label is not one of the sweep's, or points need each other.
     """
     graph: dict[int, list[int]] = {}
     for index, entry in enumerate(entries):

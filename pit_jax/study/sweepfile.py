@@ -59,7 +59,9 @@ def read(folder: epath.Path, notes: list[str] | None = None) -> dict[str, Any]:
     published = published if isinstance(published, list) else [published]
     found["published"] = [known for number in published if (known := _number(number))]
     if (lost := len(published) - len(found["published"])) and notes is not None:
-        notes.append(f"{path}: {lost} of its published numbers are none: they were left unread")
+        notes.append(
+            f"{path}: {lost} of its published numbers are not numbers: they were left unread"
+        )
     return found
 
 

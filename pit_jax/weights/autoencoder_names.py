@@ -92,7 +92,7 @@ def check(found: Mapping[str, Any], wanted: Mapping[str, Sequence[int]], where: 
     """
     missing = [name for name in wanted if name not in found]
     if missing:
-        raise ConfigError(f"{where} lacks {_some(missing)}: it is no whole AutoencoderKL")
+        raise ConfigError(f"{where} lacks {_some(missing)}: it is not a whole AutoencoderKL")
     extra = [name for name in found if name not in wanted]
     if extra:
         raise ConfigError(f"{where} has more than an AutoencoderKL: {_some(extra)}")

@@ -59,7 +59,7 @@ def export_weights(
         )
     if layout == "huggingface" and config.task == "depth":
         raise ConfigError(
-            f"{source} was trained by task 'depth', whose head Hugging Face's ViT has not: write"
+            f"{source} was trained by task 'depth', whose head is not in Hugging Face's ViT: write"
             " --format pit_jax"
         )
     params, kept = saved.read_weights(step), identity.of_run(run)

@@ -37,8 +37,8 @@ def asked(fields: dict[str, Any], config: Any) -> str | None:
     if not differs:
         return None
     return (
-        f"config.init_from={config.init_from} learnt with {', '.join(differs)}: what its network"
-        " says and is told means something else here"
+        f"config.init_from={config.init_from} learned with {', '.join(differs)}: what its network"
+        " takes and gives means something else here"
     )
 
 
@@ -69,7 +69,7 @@ def classes(
     said = f"config.init_from={config.init_from} knows other classes"
     if identity.renumbered(theirs, ours):
         differ = identity.difference(theirs, ours)
-        return group, f"{said}: {differ}. What it learnt of each ({group}) starts afresh"
+        return group, f"{said}: {differ}. What it learned of each ({group}) starts afresh"
     number = next(i for i, name in enumerate(ours) if name != theirs[i])
     named = f"{number} is {ours[number]!r} here and {theirs[number]!r} there"
     return None, f"{said} or calls them otherwise ({named}): its {group} is taken number by number"
@@ -108,7 +108,7 @@ def seen(fields: dict[str, Any], config: Any) -> list[str]:
     return [
         *found,
         f"config.init_from={config.init_from} was trained on pixels normalised by {said[0]}, here"
-        f" they are by {said[1]}: write {wanted} to show the weights what they know",
+        f" by {said[1]}: write {wanted} to give the weights pixels as they know them",
     ]
 
 

@@ -127,7 +127,7 @@ def test_the_last_line_says_how_to_train_on_it(data, tmp_path, capsys):
     assert said[-1] == f"train on them with {words} --config.data.dir={tmp_path}"
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "digits@4").iterdir()}
     assert prepare("digits", "--resize", 4, "--data-dir", tmp_path) == 0
-    assert f"{tmp_path}/digits@4: all files are what was written" in capsys.readouterr().out
+    assert f"{tmp_path}/digits@4: every file is as it was written" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "digits@4").iterdir()} == before
 
 

@@ -165,7 +165,7 @@ def test_a_start_from_a_run_on_other_latents_is_said_in_one_line(places, run):
         warning = identity.latents_differ(starting(store))
         ours = latent_origin.of_store(starting(store).data)
         assert str(ours) != str(theirs)
-        assert f"{run} learnt latents of {theirs};" in warning
+        assert f"{run} learned latents of {theirs};" in warning
         assert f"{places / store} holds those of {ours}" in warning
         assert "\n" not in warning
     empty, lines = types.SimpleNamespace(params={}, ema=(), replace=lambda **_: None), []

@@ -207,7 +207,7 @@ def test_class_folders_one_level_deeper_are_named_as_the_split_to_write(data, tm
     data.update(name="folder", dir=str(tmp_path), num_classes=2)
     for name in ("a", "b"):
         files_in(tmp_path / "train" / "images" / name, "1.png")
-    assert "class folders seem to lie in train/images, name that as split" in refused(data)
+    assert "the class folders seem to lie in train/images, name that as split" in refused(data)
     data.split = "train/images"
     assert len(sources.load(data, data.split)) == 2
 

@@ -78,7 +78,7 @@ def test_images_of_another_shape_are_refused():
         network.check((4, 4, 3), "generated images")
     with pytest.raises(ConfigError, match="the images are 8 × 8 × 1"):
         network(images(2, 8, 1))
-    with pytest.raises(ConfigError, match="have 4 channels, Inception looks at 1 or 3"):
+    with pytest.raises(ConfigError, match="have 4 channels, Inception takes 1 or 3"):
         stub().check((32, 32, 4), "latents")
 
 

@@ -127,7 +127,7 @@ OBJECTS = np.array([{}, 1], dtype=object)
         ({"sigma": np.full((5, 5), np.nan)}, "sigma is not finite"),
         ({"features": np.zeros((9, 4))}, r"features is .* it should be float \(any, 5\)"),
         ({"count": np.zeros(2, int)}, r"count is int64 \(2,\), it should be int \(\)"),
-        ({"provenance": np.array("{")}, "provenance is no JSON"),
+        ({"provenance": np.array("{")}, "provenance is not JSON"),
         ({"provenance": np.array("[1]")}, "provenance is JSON of a list, it should be an object"),
         ({"provenance": np.array("null")}, "provenance is JSON of a NoneType, it should be"),
         ({"arr_0": np.zeros((2, 4, 4, 3))}, r"arr_0 is float64 .*should be uint8 \(N, H, W, 3\)"),

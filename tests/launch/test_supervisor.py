@@ -28,7 +28,7 @@ def test_what_would_end_the_same_way_again_is_not_tried_again(a, code):
     assert status["exit_code"] == code
     assert status["launch"] == LAUNCH
     assert status["reason"] == f"exit code {code}: wrong"
-    assert a.said() == [f"exit code {code}: it would end so again, so it is not tried again"]
+    assert a.said() == [f"exit code {code}: it would end the same way again, so it is not retried"]
 
 
 def test_done_is_done(a):

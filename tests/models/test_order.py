@@ -43,7 +43,7 @@ def test_the_orders_are_what_their_names_say():
     assert order.indices("hilbert", 2).tolist() == [0, 1, 3, 2]
     assert order.indices("random", 3, 1).tolist() == [3, 2, 5, 4, 6, 1, 0, 7, 8]  # on every machine
     assert order.indices("random", 3, 2).tolist() != [3, 2, 5, 4, 6, 1, 0, 7, 8]
-    with pytest.raises(ValueError, match="order 'spiral' is none of raster, columns"):
+    with pytest.raises(ValueError, match="order 'spiral' is not one of raster, columns"):
         order.indices("spiral", 3)
 
 

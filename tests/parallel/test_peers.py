@@ -154,7 +154,7 @@ def test_who_says_it(environment, count, number, address, method):
         (srun(8, 3, SLURM_PROCID="-1"), "SLURM_PROCID=-1 is no number"),
         (srun(8, 3, SLURM_PROCID="8"), "SLURM_PROCID=8 is not below SLURM_STEP_NUM_TASKS=8"),
         (srun(8, 3, SLURM_LOCALID=""), "SLURM_STEP_NODELIST is set, but not SLURM_LOCALID"),
-        (srun(3, 1), "3 processes on this node do not share its 8 GPUs alike: start one a node"),
+        (srun(3, 1), "3 processes on this node cannot share its 8 GPUs alike: start one a node"),
         (srun(16, 1), "16 processes on this node do not share its 8 GPUs"),
         (srun(8, 3, JAX_LOCAL_DEVICE_IDS="all"), "JAX_LOCAL_DEVICE_IDS=all: write numbers"),
         (mpirun(4, 2, OMPI_COMM_WORLD_RANK="4"), "OMPI_COMM_WORLD_RANK=4 is not below"),
@@ -175,7 +175,7 @@ def test_open_mpi_5_needs_to_be_told_where_process_0_is(monkeypatch):
     environment = mpirun(4, 2, OMPI_MCA_orte_hnp_uri="")
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ConfigError, match=r"COORDINATOR_ADDRESS=HOST:PORT of it, or .*pip install mpi4py"
+        ConfigError, match=r"COORDINATOR_ADDRESS to its HOST:PORT, or .*pip install mpi4py"
     ):
         peers.find(environment)
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: name == "mpi4py")

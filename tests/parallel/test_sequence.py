@@ -104,7 +104,7 @@ def test_auto_fills_up_few_heads_and_gathers_otherwise():
 def test_a_kernel_with_masks_from_query_0_refuses_to_gather(monkeypatch):
     monkeypatch.setattr(attention, "ambient_platform", lambda: "tpu")
     causal = functools.partial(attention.attention, mask=Mask(causal=True), exchange="gather")
-    with jax.set_mesh(on(seq=2)), pytest.raises(ConfigError, match="'gather' knows no windows"):
+    with jax.set_mesh(on(seq=2)), pytest.raises(ConfigError, match="'gather' has neither windows"):
         jax.eval_shape(causal, *arrays(256, 4)[:3])
 
 

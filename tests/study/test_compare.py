@@ -167,7 +167,7 @@ def test_a_group_without_any_value_is_no_baseline(tmp_path):
 def test_a_baseline_that_is_not_there_is_refused(tmp_path):
     pair(tmp_path, PIT[:1], VIT[:1])
     assert compare([tmp_path], "patch=2").baseline == "ViT/2"
-    with pytest.raises(ConfigError, match=r"'vit/2' is none of 'PiT', 'ViT/2'; did you mean"):
+    with pytest.raises(ConfigError, match=r"'vit/2' is not one of 'PiT', 'ViT/2'; did you mean"):
         compare([tmp_path], "vit/2")
 
 

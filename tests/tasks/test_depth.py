@@ -335,7 +335,7 @@ def test_pictures_are_bright_where_it_is_near_and_coloured_where_nothing_is_know
         ({"model.name": "convnet"}, r"task 'depth' needs config\.model\.name='vit'"),
         ({"model.pool": "patches"}, r"model\.pool='patches' has no place in task 'depth'"),
         ({"depth.nearest": 20.0}, r"nearest=20\.0 must be less than config\.depth\.farthest=10"),
-        ({"depth.loss": "l3"}, r"depth\.loss='l3' is none of silog, l1, l2"),
+        ({"depth.loss": "l3"}, r"depth\.loss='l3' is not one of silog, l1, l2"),
         ({"depth.silog_lambda": 1.5}, r"silog_lambda=1\.5 must be at least 0\.0 and at most 1"),
         ({"data.augmentation.crop": "resized"}, r"crop='resized' is not offered in task 'depth'"),
         ({"data.augmentation.mixup": 0.8}, r"mixup has no place in task 'depth'"),

@@ -342,9 +342,9 @@ def test_preflight_compiles_the_decoding_of_latents(store, tmp_path, named):
     ("change", "line"),
     [
         ("model.name=vit", "needs config.model.name='dit'"),
-        ("sample.sampler=heun", "is none of the gaussian family's: ddpm, ddim, dpm++"),
-        ("diffusion.family=flow", "config.sample.sampler='ddpm' is none of the flow family's"),
-        ("sample.spacing=trailing", "config.sample.spacing='trailing' is none of"),
+        ("sample.sampler=heun", "is not one of the gaussian family's: ddpm, ddim, dpm++"),
+        ("diffusion.family=flow", "config.sample.sampler='ddpm' is not one of the flow family's"),
+        ("sample.spacing=trailing", "config.sample.spacing='trailing' is not one of"),
         ("sample.eta=0.5", "is for sampler 'ddim', not 'ddpm'"),
         ("sample.steps=2000", "is more than config.diffusion.timesteps=1000"),
         ("diffusion.label_drop=0.0", "config.diffusion.conditional and .label_drop"),
@@ -381,5 +381,5 @@ def test_a_stride_that_is_no_integer_is_refused_with_those_that_are():
         settings(*words)
     assert settings("sample.spacing=leading", "sample.steps=250").sample.spacing == "leading"
     flow = ("diffusion.family=flow", "diffusion.predict=v", "sample.sampler=euler")
-    with pytest.raises(ConfigError, match="is of timesteps, a flow has none"):
+    with pytest.raises(ConfigError, match="is about timesteps, and a flow has none"):
         settings(*flow, "sample.spacing=leading")

@@ -173,7 +173,7 @@ def test_a_diffusion_that_was_asked_something_else_is_said_in_one_line(tmp_path,
         assert said is None
         return
     parts = ", ".join(f"config.diffusion.{name}" for name in named)
-    assert said.startswith(f"config.init_from={new.init_from} learnt with {parts}: what its")
+    assert said.startswith(f"config.init_from={new.init_from} learned with {parts}: what its")
     assert "\n" not in said
     if "predict" in fields and "family" not in fields:
         assert started(new)[1].startswith(f"{said}\nweights from {new.init_from}")

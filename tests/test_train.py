@@ -189,7 +189,9 @@ def test_a_loss_that_explodes_stops_the_run(resolved, tmp_path, one_device):
     assert saved.newest_intact() == bad - 1
     # Here nothing of that can be done: another rate is another run.
     assert "may help, in another --workdir, which config.resume=" in str(stop.value)
-    assert str(stop.value).endswith(f"config.resume={tmp_path}")
+    assert str(stop.value).endswith(
+        f"config.resume={tmp_path} may continue if only the rate differs"
+    )
     with pytest.raises(ConfigError, match="already holds another run"):
         train(copy(wild, optim__lr=1e-9), tmp_path, devices=one_device)
 

@@ -87,7 +87,9 @@ class Writer(store_writer.Writer):
             found = "nothing" if array is None else f"{array.shape} {array.dtype}"
             raise ConfigError(f"{name}: an image is {found}, not {self.manifest.shape()} uint8")
         if not 0 <= label < self.manifest.num_classes:
-            raise ConfigError(f"{name}: label {label} is not below {self.manifest.num_classes}")
+            raise ConfigError(
+                f"{name}: label {label} is not in 0 … {self.manifest.num_classes - 1}"
+            )
         return number + array.tobytes()
 
 

@@ -52,7 +52,9 @@ class Writer(store_writer.Writer):
                 f" {self.manifest.record_shape()}"
             )
         if not 0 <= label < self.manifest.num_classes:
-            raise ConfigError(f"{name}: label {label} is not below {self.manifest.num_classes}")
+            raise ConfigError(
+                f"{name}: label {label} is not in 0 … {self.manifest.num_classes - 1}"
+            )
         with np.errstate(over="ignore"):
             half = np.asarray(array).astype(DTYPE)
         if not np.isfinite(half).all():

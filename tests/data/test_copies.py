@@ -116,8 +116,8 @@ def test_a_record_is_the_label_and_the_pixels():
 @pytest.mark.parametrize(
     ("image", "label", "sentence"),
     [
-        (IMAGES[0], 10, "label 10 is not one of 10"),
-        (IMAGES[0], -1, "label -1 is not one of 10"),
+        (IMAGES[0], 10, "label 10 is not in 0 … 9"),
+        (IMAGES[0], -1, "label -1 is not in 0 … 9"),
         (IMAGES[0][:3], 0, r"an image is \(3, 4, 3\) uint8, not \(4, 4, 3\) uint8"),
         (IMAGES[0].astype(float), 0, r"is \(4, 4, 3\) float64, not"),
         (None, 3, "an image is nothing"),

@@ -193,7 +193,9 @@ def test_latents_are_neither_clipped_nor_drawn_without_their_autoencoder(places)
         settings(places, "none", "sample.clip=True")
     for what in ("('loss','samples')", "('generation',)"):
         words = (f"eval.what={what}", "eval.features=none.pth", "eval.reference=none.npz")
-        with pytest.raises(ConfigError, match=r"are no images yet: write config\.autoencoder\.wei"):
+        with pytest.raises(
+            ConfigError, match=r"are not images yet: write config\.autoencoder\.wei"
+        ):
             settings(places, "none", *words, "autoencoder.weights=")
         settings(places, "none", *words, "autoencoder.weights=none.safetensors")
 

@@ -241,7 +241,7 @@ def test_what_does_not_fit_a_record_is_refused(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {"latents.json"}
 
     refused(r"shape \(2, 2, 2, 3\), the manifest says \(2, 2, 2, 3, 4\)", (array[..., 0], label))
-    refused("label 10 is not one of 10", (array, 10))
+    refused("label 10 is not in 0 … 9", (array, 10))
     refused("latents up to 70000 are not finite in float16", (np.full_like(array, 7e4), 0))
     refused("latents up to nan are not finite", (np.full_like(array, np.nan), 0))
     refused("was given 2 examples, not 1", (array, label), (array, label))

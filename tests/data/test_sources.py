@@ -148,7 +148,7 @@ def test_folders_are_classes(data, tmp_path):
     assert [source[i][1] for i in range(len(source))] == [0, 1]
     assert source[1][0].shape == (7, 9, 3)
     (tmp_path / "test" / "c").mkdir()
-    assert "has a class folder 'c' that" in refused(data, "test")
+    assert "has a class folder 'c', which" in refused(data, "test")
 
 
 def files_in(folder: pathlib.Path, *names: str) -> None:

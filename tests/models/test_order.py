@@ -131,5 +131,5 @@ def test_orders_are_refused_where_patches_must_be_put_back(tiny):
     with pytest.raises(ConfigError, match=r"config.model.order='hilbert' is offered by 'vit' in"):
         validation.resolve(tiny)
     tiny.model.order = "spiral"
-    with pytest.raises(ConfigError, match="none of raster, columns, snake, hilbert, random"):
+    with pytest.raises(ConfigError, match="not one of raster, columns, snake, hilbert, random"):
         validation.resolve(tiny)

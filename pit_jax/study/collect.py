@@ -213,6 +213,7 @@ def _read(directory: RunDir, point: str, notes: list[str]) -> Run:
     for record, file in records.items():
         try:
             read = runvalues.record(files.read_json(file))
+            read.pop("checkpoint_step", None)  # which measures nothing
             measured |= {f"{record}/{k}": v for k, v in read.items()}
         except ValueError:
             notes.append(f"{name}: records/{file.name} is no record: it was left unread")

@@ -69,24 +69,31 @@ def _two_dimensions(comparison: Comparison) -> list[str]:
         mean, interval = math.fsum(found) / len(found), statistics.interval(found)
         if interval:
             low, high = interval
-            how = f"95 % interval {number('', low)} to {number('', high)}, {len(found)} seeds"
+            how = f"95 % interval {_r2(low)} to {_r2(high)}, {len(found)} seeds"
         else:
             low, high = min(found), max(found)
             seeds = "one seed" if len(found) == 1 else f"{len(found)} seeds"
-            between = "" if low == high else f"{number('', low)} to {number('', high)}, "
+            between = "" if low == high else f"{_r2(low)} to {_r2(high)}, "
             how = f"{between}{seeds}, too few for an interval"
         if interval and low <= 0:
             shows = "has not been shown to find"
+        elif low >= _MOST:
+            shows = "found"
+        elif high >= _LEAST:
+            shows = "found some of"
         else:
-            part = "" if low >= _MOST else " little of" if high < _LEAST else " some of"
-            shows = f"found{part}"
+            shows = "found little of" if high > 0 else "found nothing of"
         where = "the image's two dimensions" + ("" if interval else " in these runs")
         told.append(
             f"{entry.label} {shows} {where}: from its learned position embeddings a linear map"
-            f" recovers row and column of held-out positions with R² {number('', mean)} ({how};"
+            f" recovers row and column of held-out positions with R² {_r2(mean)} ({how};"
             " 1 is exact, 0 no better than the mean)."
         )
     return told if len(told) <= _LISTED else []
+
+
+def _r2(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def show(comparison: Comparison) -> None:

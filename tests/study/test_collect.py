@@ -14,7 +14,9 @@ from .fake_runs import BEGAN, ENVIRONMENT, fake_run, fake_sweep
 
 def test_a_run_and_what_it_was_measured_by(tmp_path):
     run = fake_run(tmp_path / "a", 0.75, seed=3)
-    run.write_record(40, "locality", {"r2": 0.5, "rows": [1, 2], "kind": "positions"})
+    run.write_record(
+        40, "locality", {"checkpoint_step": 40, "r2": 0.5, "rows": [1, 2], "kind": "positions"}
+    )
     run.write_record(20, "locality", {"r2": 0.1})
     (one,) = collect([run.path]).runs
     assert (one.name, one.model, one.seed, one.state, one.step) == ("a", "PiT", 3, "done", 40)

@@ -359,6 +359,7 @@ def test_a_baseline_without_a_value_names_one_that_has(tmp_path):
     ("found", "words"),
     [
         ((0.05, 0.07), "PiT found little of the image's two dimensions in these runs"),
+        ((-0.06, -0.04), "PiT found nothing of the image's two dimensions in these runs"),
         ((0.9,), "PiT found the image's two dimensions in these runs"),
         ((0.91, 0.93, 0.92), "PiT found the image's two dimensions: "),
         ((0.4, 0.5, 0.45), "PiT found some of the image's two dimensions: "),
@@ -376,7 +377,7 @@ def test_it_answers_whether_the_two_dimensions_were_found(tmp_path, found, words
     (sentence,) = [s for s in sentences(compared) if "two dimensions" in s]
     assert sentence.startswith(words.replace("PiT", label, 1))
     assert ("95 % interval" in sentence) == (len(found) >= 3)
-    assert f"R² {sum(found) / len(found):.4g}" in sentence
+    assert f"R² {sum(found) / len(found):.2f}".replace("-", "−") in sentence
 
 
 def test_it_answers_nothing_of_positions_that_were_told(tmp_path):

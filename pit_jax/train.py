@@ -26,7 +26,7 @@ from pit_jax import (
     step,
     tasks,
 )
-from pit_jax.config import label
+from pit_jax.config import flatten, label
 from pit_jax.data import identity, pipeline
 from pit_jax.errors import NonFiniteLoss, StopAsked
 from pit_jax.evals import generation, probes
@@ -74,9 +74,9 @@ def train(
       Stopped: after a SIGTERM or Ctrl-C, once the state is saved.
     """
     # ---- 1. The run directory: the same run or a new one, and nobody else's ----------
-    config = resolve(config)
+    asked = resolve(config)
     run = rundir.RunDir(workdir)
-    config = run.as_begun(config)
+    config = run.as_begun(asked)
     if leader.by_process_0(lambda: run.status().get("state", "").encode()) != b"done":
         generation.check_start(config, classifier.network, devices)
     found = None
@@ -91,6 +91,7 @@ def train(
             initial.check(config)
         metrics.check(config)
         found = identity.open_checked(config, run, tasks.build(config).learns_labels)
+        found = found._replace(remarks=[*found.remarks, *_begun_before(asked, config)])
         if not begun:
             run.create()
 
@@ -336,6 +337,14 @@ def _train(
         status.done(last_eval)
         seconds = time.time() - started
     return Result(str(run.path), total, last_eval, parameters, meter.mean_rate(), seconds)
+
+
+def _begun_before(asked: Any, config: Any) -> list[str]:
+    """A line where a run goes on with other values than it is asked for, see `as_begun`."""
+    was, now = flatten(asked), flatten(config)
+    if kept := [f"config.{name}={now[name]!r}" for name in now if was[name] != now[name]]:
+        return [f"begun before some fields existed, it goes on with {', '.join(kept)}"]
+    return []
 
 
 def _devices(mesh: jax.sharding.Mesh) -> str:

@@ -131,9 +131,14 @@ def test_a_run_goes_on_as_it_was_begun_whatever_came_later(begun_before, resolve
 
 def test_training_goes_on_with_what_the_run_was_begun_with(begun_before, resolved, monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "_train", lambda config, *rest: seen.append(config))
+    monkeypatch.setattr(
+        train, "_train", lambda config, run, data, *rest: seen.append((config, data))
+    )
     train.train(resolved, begun_before.path)
-    assert [c.data.keyed_by for c in seen] == ["pixels"]
+    ((goes_on, data),) = seen
+    assert goes_on.data.keyed_by == "pixels"
+    line = "begun before some fields existed, it goes on with config.data.keyed_by='pixels'"
+    assert line in data.remarks
 
 
 def test_a_run_of_today_is_not_taken_for_an_old_one(run, resolved, tmp_path):

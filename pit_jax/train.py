@@ -342,9 +342,11 @@ def _train(
 def _begun_before(asked: Any, config: Any) -> list[str]:
     """A line where a run goes on with other values than it is asked for, see `as_begun`."""
     was, now = flatten(asked), flatten(config)
-    if kept := [f"config.{name}={now[name]!r}" for name in now if was[name] != now[name]]:
-        return [f"begun before some fields existed, it goes on with {', '.join(kept)}"]
-    return []
+    differ = [name for name in now if was[name] != now[name]]
+    if config.task != "diffusion":  # which alone reads them
+        differ = [name for name in differ if not name.startswith(("diffusion.", "sample."))]
+    kept = ", ".join(f"config.{name}={now[name]!r}" for name in differ)
+    return [f"begun before some fields existed, it goes on with {kept}"] if kept else []
 
 
 def _devices(mesh: jax.sharding.Mesh) -> str:

@@ -37,7 +37,7 @@ def test_eval_measures_the_samples_by_a_classifier_of_ours(run, tiny, tmp_path):
     assert record["dtype"] == "float32"
     assert lines[-1] == "step 7 in float32"
     config.eval.features = str(run)
-    with pytest.raises(ConfigError, match="was trained by task 'diffusion': features to compare"):
+    with pytest.raises(ConfigError, match="was trained by task 'diffusion': images are compared"):
         evaluate.evaluate(config, run, which=("generation",))
     config.eval.features = ""
     assert set(evaluate.evaluate(config, run)) >= {"eval/loss"}

@@ -138,7 +138,7 @@ def test_weights_and_biases_that_takes_no_run_leaves_nothing(
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     resolved.train.wandb = "digits"
-    with pytest.raises(ConfigError, match=r"takes no run: no key is known: log in$"):
+    with pytest.raises(ConfigError, match=r"accepts no run: no key is known: log in$"):
         train.train(resolved, tmp_path / "run", devices=one_device)
     assert not rundir.RunDir(tmp_path / "run").exists()
 

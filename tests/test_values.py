@@ -80,7 +80,7 @@ def test_a_number_of_numpy_becomes_python_s_own():
         ("data.mean", 0.5, "=0.5 should be of type tuple of float, such as (0.5,): mean"),
         ("model.window", 3, "=3 should be of type tuple of float: tokens see"),
         ("eval.what", (1,), "=(1,): 1 should be of type str, a text: evaluations"),
-        ("eval.what", ("localities",), "none of accuracy, loss"),
+        ("eval.what", ("localities",), "not one of accuracy, loss"),
         ("eval.what", ("localities",), "did you mean 'locality'?"),
         ("eval.shots", (True,), "True should be of type int, a whole number"),
         ("train.seed", "1", "='1' should be of type int, a whole number: seed of"),

@@ -33,7 +33,7 @@ class Normalisation:
             numbers = np.atleast_1d(_floats(name, value))
             if numbers.ndim != 1 or not len(numbers) or not np.isfinite(numbers).all():
                 raise ConfigError(
-                    f"normalisation.{name}={value!r} is neither a finite number nor a list"
+                    f"normalisation.{name}={value!r} is not a finite number or a list of them"
                 )
             if name == "scale" and (numbers <= 0).any():
                 raise ConfigError(f"normalisation.scale={value!r} is not above 0")
@@ -69,5 +69,5 @@ def _floats(name: str, value: Any) -> np.ndarray:
         return np.asarray(value, np.float64)
     except (TypeError, ValueError):
         raise ConfigError(
-            f"normalisation.{name}={value!r} is neither a finite number nor a list"
+            f"normalisation.{name}={value!r} is not a finite number or a list of them"
         ) from (None)

@@ -32,7 +32,7 @@ def places(tmp_path_factory):
     ("fields", "sentence"),
     [
         ({"features": "none.pth"}, "Inception weights .*none.pth: No such file"),
-        ({"features": "diffusion"}, "was trained by task 'diffusion': features to compare images"),
+        ({"features": "diffusion"}, "was trained by task 'diffusion': images are compared by"),
         ({"features": "few.npz"}, "few.npz is no intact PyTorch file"),
         ({"reference": "none.npz"}, "reference .*none.npz: No such file"),
         ({"reference": "cut.npz"}, "cut.npz is no intact .npz file"),

@@ -271,7 +271,7 @@ def test_random_labels_are_a_function_of_seed_and_index():
         ({}, [3, 10], r"labels 3 10: write numbers from 0 to 9"),
         ({}, [-1], r"labels -1: write numbers"),
         ({}, "all", r"labels 'all': write numbers"),
-        ({"diffusion__label_drop": 0.0}, "unconditional", "always was told the class"),
+        ({"diffusion__label_drop": 0.0}, "unconditional", "was always told the class"),
         ({"diffusion__conditional": False}, [3], "labels 3: this network knows no classes"),
         ({"diffusion__conditional": False}, "balanced", "knows no classes"),
     ],

@@ -56,5 +56,5 @@ def test_splits_follow_the_order_of_the_samples():
 
 
 def test_nothing_has_no_score():
-    with pytest.raises(ConfigError, match="needs samples, there are none"):
+    with pytest.raises(ConfigError, match="needs samples, and there are none"):
         InceptionScore().score()

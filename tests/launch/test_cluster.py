@@ -94,7 +94,7 @@ def test_a_token_that_is_none_is_not_shown(ready, bucket, tmp_path, capsys):
     assert launched(bucket, "--yes") == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "token of your kubeconfig" in err
+    assert "token in your kubeconfig" in err
     assert TOKEN not in err
 
 

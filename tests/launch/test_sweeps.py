@@ -98,7 +98,7 @@ def test_shards_in_a_dry_run(study, capsys):
     [
         (["--shards", "2", "--accelerator", "v5litepod-16"], "worked through by one host"),
         (["--shards", "2", "--slices", "2"], "worked through by one host"),
-        (["--shards", "2", "--at-once", "2"], "--at-once is of a launch a point"),
+        (["--shards", "2", "--at-once", "2"], "--at-once is for one launch a point"),
         (["--name=-x"], "lower-case letters"),
         (["--config.model.patch=3"], "point 0"),
         (["--workdir", "runs/here"], "gs://"),

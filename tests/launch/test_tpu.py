@@ -94,7 +94,7 @@ def test_a_wheel_that_is_not_the_one_asked_for_is_not_sent(cloud, bucket, monkey
     names = iter(["pit_jax-0.1.0+g1a2b3c4-py3-none-any.whl"])
     monkeypatch.setattr(wheel, "file_name", lambda: next(names))
     assert launched(bucket, "--yes") == 2
-    assert "changed in these seconds" in capsys.readouterr().err
+    assert "changed while it was packed" in capsys.readouterr().err
     assert not created(cloud)
 
 

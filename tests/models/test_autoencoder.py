@@ -300,9 +300,9 @@ def test_normalisation_is_undone(normalisation, array):
     [
         ((0, 0), "normalisation.scale=0 is not above 0"),
         ((0, (1, -1)), "is not above 0"),
-        ((float("nan"), 1), "normalisation.shift=nan is no finite number"),
-        (("a", 1), "normalisation.shift='a' is no finite number"),
-        ((0, ()), r"normalisation.scale=\(\) is no finite number"),
+        ((float("nan"), 1), "normalisation.shift=nan is not a finite number"),
+        (("a", 1), "normalisation.shift='a' is not a finite number"),
+        ((0, ()), r"normalisation.scale=\(\) is not a finite number"),
         (((1, 2), (1, 2, 3)), "shift has 2 channels, normalisation.scale has 3"),
     ],
 )

@@ -121,7 +121,7 @@ def test_variables_that_are_no_numbers_are_refused(monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
-    with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES=two is no number"):
+    with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES=two is not a number"):
         processes.start(100)
 
 

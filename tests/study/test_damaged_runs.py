@@ -150,7 +150,7 @@ def test_labels_made_by_hand_are_text_that_can_be_shown(tmp_path, capsys):
     (tmp_path / "s" / "sweep.json").write_text(json.dumps(described))
     said = compared(capsys, tmp_path, tmp_path / "s")
     assert "a�b" in said
-    assert "1 of its published numbers are none" in said
+    assert "1 of its published numbers are not numbers" in said
     page = (tmp_path / "x.html").read_text()
     assert not {"\0", "\x1b", "\ud800"} & set(page)
     rows = list(csv.reader(io.StringIO((tmp_path / "x.csv").read_text())))

@@ -226,7 +226,7 @@ def test_tensors_that_do_not_belong_together_are_refused_by_name(theirs):
         assert "\n" not in str(info.value)
 
     norm = "encoder.conv_norm_out.bias"
-    refused(rf"x.safetensors lacks {norm}: it is no whole", {}, (norm,))
+    refused(rf"x.safetensors lacks {norm}: it is not a whole", {}, (norm,))
     refused(r"lacks encoder.conv_norm_out.bias, quant_conv.bias: ", {}, (norm, "quant_conv.bias"))
     refused(r"has more than an AutoencoderKL: encoder.more", {"encoder.more": np.zeros(3)})
     many = {f"more.{i}": np.zeros(3) for i in range(9)}
@@ -249,9 +249,9 @@ def test_tensors_that_do_not_belong_together_are_refused_by_name(theirs):
         ({"block_out_channels": [8, 16]}, r"has block_out_channels \[8, 16\], the tensors"),
         ({"use_post_quant_conv": False}, "has use_post_quant_conv False, the tensors have True"),
         ({"latents_mean": [0, 0, 0, 0]}, "latents_mean and latents_std together"),
-        ({"latents_mean": [0] * 4, "latents_std": [1, 1, 1, 0]}, "is no finite number"),
+        ({"latents_mean": [0] * 4, "latents_std": [1, 1, 1, 0]}, "is not a finite number"),
         ({"latents_mean": [0] * 3, "latents_std": [1] * 3}, "shift has 3 channels, the latents"),
-        ({"scaling_factor": "big"}, "normalisation.scale='big' is no finite number"),
+        ({"scaling_factor": "big"}, "normalisation.scale='big' is not a finite number"),
     ],
     ids=str,
 )

@@ -129,7 +129,7 @@ def test_a_start_from_other_pixels_is_said_in_one_line(make, tmp_path):
     config.data.update(mean=(0.5,), std=(0.5,))
     (line,) = otherwise.seen(found.fields, config)
     assert "pixels normalised by mean (0.485, 0.456, 0.406) and standard deviation" in line
-    assert "here they are by mean (0.5,) and standard deviation (0.5,)" in line
+    assert "here by mean (0.5,) and standard deviation (0.5,)" in line
     assert "--config.data.mean='(0.485, 0.456, 0.406)' --config.data.std='(0.229, " in line
     assert "\n" not in line
     # one value a channel is the same as one for all

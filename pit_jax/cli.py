@@ -159,7 +159,7 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def compare(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Hold finished runs against each other: a table, statistics, a report."""
+    """Compare finished runs: a table, statistics, a report."""
     _no_overrides(overrides)
     from pit_jax import files
     from pit_jax.study import compare, export, outputs, report, summary

@@ -213,7 +213,7 @@ def parser(**functions: Callable) -> Parser:
         "--metric",
         default="",
         metavar="NAME",
-        help="such as eval/accuracy; the task's own by default",
+        help="to compare by, such as eval/accuracy; the task's own by default",
     )
     sub = verb("weights", functions["weights"])
     sub.add_argument("direction", choices=("import", "export"), help="bring weights in or out")

@@ -13,8 +13,8 @@ TARGETS = ("local", "tpu", "gke")
 ACTIONS = {
     "list": "Every launch on TPU and GKE, and how far its run is.",
     "status": "All that is known of one launch.",
-    "logs": "What its workers print.",
-    "stop": "Delete its resource; the run keeps its directory.",
+    "logs": "What the workers of a launch print.",
+    "stop": "Delete a launch's resource; the run's files stay.",
     "watch": "Recreate what was preempted until all have ended.",
 }
 

@@ -63,7 +63,7 @@ MUTATIONS = (
         "models/transformer.py",
         '"attention", gate1)',
         '"attention", gate2)',
-        "tests/models/test_dit.py",
+        "tests/weights/test_dit.py",
     ),
     Mutation(
         "dropout does not scale what it keeps",

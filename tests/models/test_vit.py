@@ -210,6 +210,15 @@ def test_drop_path_keeps_whole_examples_and_the_mean():
     assert abs(per_example.mean() - 1) < 0.03
 
 
+def test_dropout_keeps_the_mean_and_whatever_stands_before_filling_rows():
+    x, key = jnp.ones((20, 30, 40)), jax.random.key(0)
+    kept = np.asarray(transformer.dropout(x, 0.25, key))
+    np.testing.assert_allclose(np.unique(kept), [0, 4 / 3], rtol=1e-6)
+    assert abs(kept.mean() - 1) < 5 * (1 / 3 / kept.size) ** 0.5
+    filled = transformer.dropout(jnp.ones((20, 32, 40)), 0.25, key)
+    np.testing.assert_array_equal(np.asarray(filled)[:, :30], kept)
+
+
 def test_drop_path_and_dropout_act_in_training_only():
     x = images()
     model = vit.ViT(**SMALL, drop_path=0.5, dropout=0.1)

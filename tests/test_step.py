@@ -54,3 +54,26 @@ def test_the_last_block_computes_no_row_that_nobody_reads(rows):
         np.testing.assert_allclose(one, other, atol=1e-6 * biggest, rtol=1e-4)
     np.testing.assert_allclose(part(params, x)[0], whole(params, x)[0], rtol=1e-6)
     assert part.cost_analysis()["flops"] < 0.8 * whole.cost_analysis()["flops"]
+
+
+def test_the_average_forgets_slowly_and_every_step_draws_anew(tiny, one_device):
+    """The same weights and batch at steps 0 and 1: what is drawn differs."""
+    tiny.optim.update(ema=0.9, lr=0.5, warmup="0 steps")
+    tiny.data.augmentation.flip = 0.5
+    config = validation.resolve(tiny)
+    mesh = meshes.make_mesh(config.mesh, one_device)
+    task = tasks.build(config)
+    steps = step.build(task, config, mesh, Clock(32, 320, 10))
+    rng = np.random.default_rng(0)
+    shapes = task.batch_shapes(32)
+    batch = {name: rng.integers(0, 9, x.shape).astype(x.dtype) for name, x in shapes.items()}
+    with jax.set_mesh(mesh):
+        begun = steps.init(jax.random.key(0))
+        before = jax.device_get(begun.params)
+        other = jax.tree.map(jnp.copy, begun).replace(step=begun.step + 1)
+        state, first = steps.train(begun, batch)
+        _, second = steps.train(other, batch)
+    trees = before, *jax.device_get((state.params, state.ema))
+    for old, new, average in zip(*map(jax.tree.leaves, trees), strict=True):
+        np.testing.assert_allclose(average, 0.9 * old + 0.1 * new, rtol=1e-5, atol=1e-7)
+    assert float(first["loss"]) != float(second["loss"])
